@@ -1,0 +1,532 @@
+"""The typed schema of an analysis: one folder with `analysis.yaml` and `physics.py`, parsed once into frozen objects.
+
+Every error names the file and the key, says what was found and expected, and suggests the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from analysis.errors import UserError, nearest
+from models.settings import ModelSettings, TrainingSettings
+
+EXAMPLES = Path(__file__).parent / "examples"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that knows all of its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class GeneratedSum(Section):
+    """Where a file keeps the sum of generator weights from before any skim: a branch of a tree, or a histogram."""
+
+    tree: str | None = None
+    branch: str | None = None
+    histogram: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GeneratedSum:
+        if (self.histogram is None) == (self.tree is None) or (self.tree is None) != (self.branch is None):
+            raise ValueError("give either `tree` and `branch`, or `histogram`")
+        return self
+
+
+class Simulate(Section):
+    """How a simulated data set is made: generator sample, number of events, number of parallel parts."""
+
+    process: Name
+    events: Count
+    parts: Count = 1
+
+
+class DataSet(Section):
+    """A set of files of one kind: files that are there (paths, globs, root:// URLs) or simulated ones."""
+
+    files: tuple[str, ...] | None = None
+    simulate: Simulate | None = None
+    tree: str | None = None
+    sample: str | None = None
+    collision: bool = False
+    generated: GeneratedSum | float | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DataSet:
+        if (self.files is None) == (self.simulate is None):
+            raise ValueError("give either `files` or `simulate`")
+        if self.files is not None and not self.files:
+            raise ValueError("`files` is empty")
+        return self
+
+
+class Simulation(Section):
+    """Settings shared by all simulated data sets; `scale` multiplies the number of events of each."""
+
+    scale: Positive = 1.0
+    multiparton: bool = False
+
+
+class Data(Section):
+    """Where the events are and how they are laid out."""
+
+    format: Literal["nanoaod", "flat"]
+    tree: str
+    datasets: dict[Name, DataSet] = Field(min_length=1)
+    folder: str = ""
+    chunk: Count = 100_000
+    generated: GeneratedSum | None = None
+    sentinels: dict[str, float] = {}
+    simulation: Simulation = Simulation()
+
+
+class Identity(Section):
+    """What makes an event unique within its sample. Without columns it is the file's base name and the entry."""
+
+    columns: tuple[str, ...]
+    duplicates: Literal["error", "drop", "keep"] = "error"
+
+
+class CrossSection(Section):
+    """A cross section in pb as the product of what was generated, a k-factor and a filter efficiency."""
+
+    generated: Positive
+    k_factor: Positive = 1.0
+    filter_efficiency: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def value(self) -> float:
+        """σ = generated · k · filter efficiency, in pb."""
+        return self.generated * self.k_factor * self.filter_efficiency
+
+
+class SumTo(Section):
+    """Scale a process's weights so that they sum to a number before any selection."""
+
+    sum_to: Positive
+
+
+class Process(Section):
+    """What was simulated (or, for collision data, recorded)."""
+
+    data: tuple[Name, ...] = Field(min_length=1)
+    title: str = ""
+    color: str | None = None
+    where: dict[str, int | float] = {}
+    normalisation: Literal["cross_section", "as_is"] | SumTo = "as_is"
+    cross_section: CrossSection | Positive | None = None
+
+    @model_validator(mode="after")
+    def _has_cross_section(self) -> Process:
+        if (self.normalisation == "cross_section") != (self.cross_section is not None):
+            raise ValueError("`normalisation: cross_section` and the key `cross_section` need each other")
+        return self
+
+    @property
+    def picobarn(self) -> float | None:
+        """The cross section in pb, if there is one."""
+        section = self.cross_section
+        return section.value if isinstance(section, CrossSection) else section
+
+
+class Classes(Section):
+    """What the network separates: each class is a group of processes; one of them is the signal."""
+
+    signal: Name
+    processes: dict[Name, tuple[Name, ...]] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Classes:
+        if self.signal not in self.processes:
+            raise ValueError(f"the signal {self.signal!r} is not a class. {nearest(self.signal, self.processes)}")
+        seen: dict[str, str] = {}
+        for name, members in self.processes.items():
+            if not members:
+                raise ValueError(f"class {name!r} has no processes")
+            for process in members:
+                if process in seen:
+                    raise ValueError(f"process {process!r} is in two classes, {seen[process]!r} and {name!r}")
+                seen[process] = name
+        return self
+
+
+class Selection(Section):
+    """Names of functions of `physics.py` that return a bool per event."""
+
+    cuts: tuple[Name, ...] = ()
+    training_cuts: tuple[Name, ...] = ()
+    categories: dict[Name, Name] = {}
+
+
+class Weights(Section):
+    """Physics weights: luminosity in fb⁻¹, generator-weight branch, and factors (functions of `physics.py`)."""
+
+    luminosity: Positive | None = None
+    generator: str | None = None
+    factors: tuple[Name, ...] = ()
+
+
+class Folds(Section):
+    """How events are divided. The folds' salt may be tuned, the test's never."""
+
+    count: Annotated[int, Field(ge=2)] = 5
+    scheme: Literal["rotating", "standard"] = "rotating"
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    salt: int | str = 0
+    test_salt: str = "eventfold"
+    minimum: Count = 50
+
+    @model_validator(mode="after")
+    def _enough(self) -> Folds:
+        if self.scheme == "rotating" and self.count < 3:
+            raise ValueError(f"rotating folds need a count of at least 3, not {self.count}")
+        return self
+
+
+class HistogramSettings(Section):
+    """Binning of the signal-score histograms."""
+
+    bins: Annotated[int, Field(ge=2)] = 20
+
+
+class Outputs(Section):
+    """What is written at the end: histograms, blinding, bootstrap replicas."""
+
+    histogram: HistogramSettings = HistogramSettings()
+    blind_above: Annotated[float, Field(ge=0, le=1)] | None = 0.8
+    replicas: Annotated[int, Field(ge=1000)] = 1000
+
+
+class Configuration(Section):
+    """`analysis.yaml` as a whole."""
+
+    name: Name
+    data: Data
+    identity: Identity
+    processes: dict[Name, Process] = Field(min_length=2)
+    classes: Classes
+    features: dict[Name, tuple[Name, ...]] = Field(min_length=1)
+    title: str = ""
+    seed: Annotated[int, Field(ge=0)] = 1
+    selection: Selection = Selection()
+    spectators: tuple[Name, ...] = ()
+    weights: Weights = Weights()
+    folds: Folds = Folds()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    outputs: Outputs = Outputs()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Configuration:
+        for name, process in self.processes.items():
+            for dataset in process.data:
+                if dataset not in self.data.datasets:
+                    hint = nearest(dataset, self.data.datasets)
+                    raise ValueError(
+                        f"process {name!r} uses data set {dataset!r}, which is not in data.datasets. {hint}"
+                    )
+            if process.normalisation == "cross_section" and self.weights.luminosity is None:
+                raise ValueError(f"process {name!r} is normalised by its cross section: weights.luminosity is needed")
+        for name, members in self.classes.processes.items():
+            for process_name in members:
+                if process_name not in self.processes:
+                    hint = nearest(process_name, self.processes)
+                    raise ValueError(f"class {name!r} holds {process_name!r}, which is not in processes. {hint}")
+                for dataset in self.processes[process_name].data:
+                    if self.data.datasets[dataset].collision:
+                        raise ValueError(f"class {name!r} holds collision data ({process_name!r}): data have no truth")
+        used = {dataset for process in self.processes.values() for dataset in process.data}
+        for dataset in self.data.datasets:
+            if dataset not in used:
+                raise ValueError(f"data set {dataset!r} belongs to no process")
+        for name in self.data.datasets:
+            owners = self.processes_of(name)
+            if self.generated_of(name) is not None and (len(owners) > 1 or self.processes[owners[0]].where):
+                raise ValueError(
+                    f"data set {name!r} has a sum of generated weights (`generated`), but its events are divided among "
+                    f"processes {list(owners)}: the sum can't be"
+                )
+        names = [n for group in self.features.values() for n in group]
+        for name in (*names, *self.spectators):
+            if (*names, *self.spectators).count(name) > 1:
+                raise ValueError(f"feature or spectator {name!r} is listed more than once")
+        if not names:
+            raise ValueError("features: no feature is listed")
+        return self
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Features in the order in which the network sees them."""
+        return tuple(name for group in self.features.values() for name in group)
+
+    @property
+    def feature_objects(self) -> tuple[str, ...]:
+        """The object of each feature, in the same order."""
+        return tuple(obj for obj, group in self.features.items() for _ in group)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the network's outputs."""
+        return tuple(self.classes.processes)
+
+    def class_of(self, process: str) -> int:
+        """Index of the class that holds a process, or -1."""
+        for index, members in enumerate(self.classes.processes.values()):
+            if process in members:
+                return index
+        return -1
+
+    def processes_of(self, dataset: str) -> tuple[str, ...]:
+        """Names of the processes whose events a data set holds."""
+        return tuple(name for name, process in self.processes.items() if dataset in process.data)
+
+    def training_datasets(self) -> tuple[str, ...]:
+        """Data sets that belong to a class through one of their processes."""
+        return tuple(d for d in self.data.datasets if any(self.class_of(p) >= 0 for p in self.processes_of(d)))
+
+    def tree_of(self, dataset: str) -> str:
+        """Name of the tree that holds a data set's events."""
+        return self.data.datasets[dataset].tree or self.data.tree
+
+    def generated_of(self, dataset: str) -> GeneratedSum | float | None:
+        """Where the sum of all generated weights of a data set stands; None if its entries are all there is."""
+        settings = self.data.datasets[dataset]
+        if settings.collision:
+            return None
+        return settings.generated if settings.generated is not None else self.data.generated
+
+    def sample_of(self, dataset: str) -> str:
+        """The sample key: by default the data set's name."""
+        return self.data.datasets[dataset].sample or dataset
+
+
+class Analysis:
+    """A parsed analysis folder: its configuration and its physics functions."""
+
+    def __init__(self, folder: Path, config: Configuration) -> None:
+        self.folder = folder
+        self.config = config
+
+    @property
+    def physics_path(self) -> Path:
+        """The file with the user's functions."""
+        return self.folder / "physics.py"
+
+    @cached_property
+    def physics(self) -> ModuleType:
+        """The imported `physics.py`; imported on first use, since it may import heavy libraries."""
+        return load_physics(self.physics_path)
+
+    def check_functions(self, defined: Sequence[str]) -> None:
+        """Check that every function that the configuration names is defined.
+
+        Args:
+            defined: The names that `physics.py` defines at module level.
+
+        Raises:
+            UserError: One is not; the key and the nearest names are given.
+        """
+        config = self.config
+        named = [("selection.cuts", n) for n in config.selection.cuts]
+        named += [("selection.training_cuts", n) for n in config.selection.training_cuts]
+        named += [(f"selection.categories.{c}", n) for c, n in config.selection.categories.items()]
+        named += [(f"features.{obj}", n) for obj, group in config.features.items() for n in group]
+        named += [("spectators", n) for n in config.spectators]
+        named += [("weights.factors", n) for n in config.weights.factors]
+        for key, name in named:
+            if name not in defined:
+                hint = nearest(name, [d for d in defined if not d.startswith("_")])
+                raise UserError(
+                    f"{self.folder / 'analysis.yaml'}: key {key} names {name!r}, but {self.physics_path} has no such "
+                    f"function. {hint} Write a function {name}(events), or correct the name."
+                )
+
+
+def load_physics(path: Path) -> ModuleType:
+    """Import the physics functions of an analysis from their file.
+
+    Raises:
+        UserError: The file is missing or raises at import.
+    """
+    if path.is_relative_to(EXAMPLES):
+        name = ".".join(("analysis", "examples", *path.relative_to(EXAMPLES).with_suffix("").parts))
+    else:
+        name = f"eventfold_physics_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.exists() or spec is None or spec.loader is None:
+        raise UserError(f"{path} is missing: an analysis folder holds analysis.yaml and physics.py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def find_folder(name: str) -> Path:
+    """Find an analysis folder by the name of an example or by its path.
+
+    Raises:
+        UserError: Neither exists.
+    """
+    examples = sorted(p.parent.name for p in EXAMPLES.glob("*/analysis.yaml"))
+    if name in examples:
+        return EXAMPLES / name
+    folder = Path(name).expanduser()
+    if (folder / "analysis.yaml").is_file():
+        return folder.resolve()
+    if folder.is_dir():
+        raise UserError(f"{folder} holds no analysis.yaml. An analysis folder has analysis.yaml and physics.py.")
+    raise UserError(f"--analysis {name}: neither an example nor a folder. {nearest(name, examples)}")
+
+
+def load_analysis(name: str, overrides: Sequence[str] = ()) -> Analysis:
+    """Read, override and check an analysis.
+
+    Args:
+        name: An example's name or a folder.
+        overrides: ``key.path=value`` strings; the values are YAML.
+
+    Raises:
+        UserError: Anything that the user can mend, naming file and key.
+    """
+    folder = find_folder(name)
+    path = folder / "analysis.yaml"
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds {type(content).__name__}, but a mapping of sections was expected.")
+    for override in overrides:
+        _apply(content, override)
+    try:
+        config = Configuration.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_explain(path, error, overrides)) from error
+    return Analysis(folder, config)
+
+
+def data_folder(config: Configuration) -> Path | None:
+    """The folder that relative file names start from, with environment variables expanded.
+
+    Raises:
+        UserError: A variable is not set, or the folder is not there.
+    """
+    text = config.data.folder
+    if not text:
+        return None
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    if "$" in expanded:
+        raise UserError(
+            f"Analysis {config.name!r} reads its events from {text}, but that variable is not set. Export it as the "
+            "folder of the downloaded files; docs/data.md says where they are published."
+        )
+    folder = Path(expanded)
+    if not folder.is_dir():
+        raise UserError(
+            f"Analysis {config.name!r} reads its events from {text}, but the folder {folder} does not exist. "
+            "docs/data.md says where the files are published."
+        )
+    return folder
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """Set one key of the raw configuration from ``key.path=value``."""
+    key, equals, text = override.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {override!r}: expected KEY=VALUE, for example --set training.epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+    node = content
+    for part in keys[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {override!r}: {part!r} holds the value {child!r} and no keys below it.")
+        node = child
+    node[keys[-1]] = value
+
+
+def _explain(path: Path, error: ValidationError, overrides: Sequence[str]) -> str:
+    """Turn pydantic's errors into sentences with file, key, found, expected and nearest name."""
+    lines = []
+    for item in error.errors():
+        steps = [str(s) for s in item["loc"] if not _is_union_label(s)]
+        key = ".".join(steps) or "(top level)"
+        kind, found = item["type"], item["input"]
+        if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+            valid = _valid_keys(Configuration, steps[:-1])
+            lines.append(f"unknown key {key}. {nearest(steps[-1], valid)}")
+        elif kind in ("missing", "missing_argument"):
+            lines.append(f"key {key} is missing")
+        elif kind == "literal_error":
+            expected = item["ctx"]["expected"]
+            hint = nearest(str(found), expected.replace("'", "").replace(" or ", ", ").split(", "))
+            lines.append(f"key {key} is {found!r}, but one of {expected} was expected. {hint}")
+        elif kind == "value_error":
+            lines.append(f"{'' if key == '(top level)' else f'key {key}: '}{item['ctx']['error']}")
+        else:
+            lines.append(f"key {key} is {found!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+    seen = list(dict.fromkeys(line.rstrip() for line in lines))
+    where = f"{path}" + (f" with --set {' '.join(overrides)}" if overrides else "")
+    return f"{where}: " + ("; ".join(seen))
+
+
+def _is_union_label(step: int | str) -> bool:
+    """Pydantic adds a label for each branch of a union to the location; a user knows no such key."""
+    return isinstance(step, str) and (
+        step in {"float", "int", "str", "GeneratedSum", "SumTo", "CrossSection"}
+        or step.startswith(("literal[", "constrained-", "function-"))
+    )
+
+
+def _valid_keys(annotation: Any, steps: Sequence[str]) -> list[str]:
+    """The keys that are valid at a place of the configuration."""
+    for option in _options(annotation):
+        fields = _fields(option)
+        if fields is not None:
+            if not steps:
+                return list(fields)
+            if steps[0] in fields:
+                return _valid_keys(fields[steps[0]], steps[1:])
+        elif get_origin(option) in (dict, Mapping) and steps:
+            return _valid_keys(get_args(option)[1], steps[1:])
+    return []
+
+
+def _options(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [o for a in get_args(annotation) if a is not NoneType for o in _options(a)]
+    return [annotation]
+
+
+def _fields(annotation: Any) -> dict[str, Any] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {name: field.annotation for name, field in annotation.model_fields.items()}
+    if isinstance(annotation, type) and hasattr(annotation, "__dataclass_fields__"):
+        return dict.fromkeys(annotation.__dataclass_fields__)
+    return None

@@ -1,0 +1,264 @@
+"""Reading: ROOT files (TTree or RNTuple, NanoAOD-like or flat) to lazily read awkward arrays, in bounded chunks."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+import uproot
+
+from analysis.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from analysis.config import GeneratedSum
+
+Format = Literal["nanoaod", "flat"]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What identifies a file from outside: found once, before the graph is built.
+
+    Attributes:
+        uuid: The file's ROOT UUID.
+        size: Size in bytes.
+        end: ``fEND`` of the header: where ROOT thinks the file ends.
+        tree: Key of the tree that was looked at.
+        entries: Entries of that tree.
+    """
+
+    uuid: str
+    size: int
+    end: int
+    tree: str
+    entries: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One bounded range of entries of one tree, and how to read it.
+
+    Attributes:
+        path: File or root:// URL.
+        tree: Name of the tree, without cycle.
+        layout: `nanoaod` groups branches to collections, `flat` leaves them as they stand.
+        start: First entry.
+        stop: One past the last entry.
+        sentinels: Value per branch that stands for "not there".
+    """
+
+    path: str
+    tree: str
+    layout: Format
+    start: int
+    stop: int
+    sentinels: Mapping[str, float]
+
+
+def is_remote(path: str) -> bool:
+    """Tell a URL from a local path."""
+    return "://" in path
+
+
+def inspect_file(path: str, tree: str) -> FileRecord:
+    """Open a file once and record what identifies it.
+
+    Args:
+        path: File or root:// URL.
+        tree: Name of the tree that will be read.
+
+    Raises:
+        UserError: The file is missing, empty, truncated or no ROOT file, or the tree is not in it.
+    """
+    if not is_remote(path):
+        _check_header(path)
+    with _open(path) as file:
+        key = _tree_key(file, path, tree)
+        source = file.file.source
+        size = source.num_bytes if is_remote(path) else os.path.getsize(path)
+        end = int(file.file.fEND)
+        if size < end:
+            raise UserError(_truncated(path, size, end))
+        return FileRecord(
+            uuid=str(file.file.uuid), size=int(size), end=end, tree=key, entries=int(file[key].num_entries)
+        )
+
+
+def _check_header(path: str) -> None:
+    """Compare a local file's header with its length; a file cut in its middle would still open."""
+    if not os.path.exists(path):
+        raise UserError(f"{path} does not exist. Check data.folder and the data set's files in analysis.yaml.")
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; a ROOT file was expected.")
+    size = os.path.getsize(path)
+    if size == 0:
+        raise UserError(f"{path} is empty (0 bytes). Copy it again, or take it out of the data set's files.")
+    with open(path, "rb") as stream:
+        head = stream.read(24)
+    if head[:4] != b"root":
+        raise UserError(f"{path} is not a ROOT file: it begins with {head[:4]!r}, but b'root' was expected.")
+    if len(head) < 24:
+        raise UserError(_truncated(path, size, 64))
+    version = struct.unpack(">i", head[4:8])[0]
+    # From version 1,000,000 on, file pointers take eight bytes (TFile's header).
+    end = struct.unpack(">q", head[12:20])[0] if version >= 1_000_000 else struct.unpack(">i", head[12:16])[0]
+    if size < end:
+        raise UserError(_truncated(path, size, end))
+
+
+def _truncated(path: str, size: int, end: int) -> str:
+    return f"{path} is truncated: {size} bytes are there, but its header says that it ends at {end}. Copy it again."
+
+
+def _open(path: str) -> Any:
+    try:
+        return uproot.open(path)
+    except UserError:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} could not be opened as a ROOT file: {first}") from error
+
+
+def _tree_key(file: Any, path: str, tree: str) -> str:
+    """Find the key of a tree by its name; a name may itself hold a semicolon, so cycles are cut off from the right."""
+    cycles: dict[str, int] = {}
+    for key in file.keys():
+        name, _, cycle = key.rpartition(";")
+        cycles[name] = max(int(cycle), cycles.get(name, 0))
+    if tree not in cycles:
+        raise UserError(f"{path} holds no tree {tree!r}. {nearest(tree, cycles)} Correct data.tree in analysis.yaml.")
+    return f"{tree};{cycles[tree]}"
+
+
+class Events:
+    """A chunk of events whose branches are read when they are touched.
+
+    `events.Muon` or `events["lep_pt_0"]` gives an awkward array over the chunk's events; `len(events)` counts them;
+    `events.fields` lists what is there. A declared sentinel has become `None` here, at the door, and is never seen
+    again. Asking for what is not there raises a `UserError` that names the file and the nearest branches.
+    """
+
+    def __init__(self, array: Any, source: Source, kept: npt.NDArray[np.int64] | None = None) -> None:
+        self._array = array
+        self._source = source
+        self._kept = kept
+        self._columns: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._array) if self._kept is None else len(self._kept)
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of branches (flat) or collections (NanoAOD)."""
+        return list(self._array.fields)
+
+    def at(self, kept: npt.NDArray[np.int64]) -> Events:
+        """Keep some of the chunk's events.
+
+        Args:
+            kept: int64 positions within this chunk, ascending.
+        """
+        kept = kept if self._kept is None else self._kept[kept]
+        return Events(self._array, self._source, kept)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._columns:
+            self._columns[name] = self._read(name)
+        return self._columns[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __getstate__(self) -> Any:
+        raise TypeError("Events are read where they are used; pass their Source on instead")
+
+    def _read(self, name: str) -> Any:
+        source = self._source
+        if name not in self._array.fields:
+            raise UserError(
+                f"{source.path}, tree {source.tree!r}: there is no branch {name!r}. {nearest(name, self.fields)}"
+            )
+        column = self._array[name]
+        if self._kept is not None:
+            column = column[self._kept]
+        for branch, sentinel in source.sentinels.items():
+            if branch == name:
+                column = ak.mask(column, column != sentinel)
+            elif branch.startswith(f"{name}_") and branch.removeprefix(f"{name}_") in column.fields:
+                inner = branch.removeprefix(f"{name}_")
+                column = ak.with_field(column, ak.mask(column[inner], column[inner] != sentinel), inner)
+        return column
+
+
+def read(source: Source, log: list[Any] | None = None) -> Events:
+    """Open one range of entries for lazy reading.
+
+    Args:
+        source: File, tree, layout and range.
+        log: If given, coffea appends an item with a `.branch` for every branch that is read.
+
+    Raises:
+        UserError: The file or the tree can't be read.
+    """
+    from coffea.nanoevents import BaseSchema, NanoAODSchema, NanoEventsFactory
+
+    # Event numbers are this project's own business (`identity.columns`): a file may lack run or luminosityBlock.
+    tolerant = type("Nano", (NanoAODSchema,), {"error_missing_event_ids": False})
+    schema = tolerant if source.layout == "nanoaod" else BaseSchema
+    with _open(source.path) as file:
+        key = _tree_key(file, source.path, source.tree)
+    try:
+        with warnings.catch_warnings():
+            # Files that lack event numbers or some cross references are common; coffea warns about each.
+            warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"coffea\.nanoevents")
+            events = NanoEventsFactory.from_root(
+                {source.path: key},
+                mode="virtual",
+                schemaclass=schema,
+                entry_start=source.start,
+                entry_stop=source.stop,
+                access_log=log,
+            ).events()
+    except (KeyError, ValueError, OSError) as error:
+        raise UserError(f"{source.path}, tree {source.tree!r}, could not be read: {error}") from error
+    return Events(events, source)
+
+
+def read_generated(path: str, place: GeneratedSum | None) -> float | None:
+    """Read the sum of the weights of all generated events, also of those that a skim left out.
+
+    Args:
+        path: File or URL.
+        place: A branch of a tree, whose entries are added up, or a histogram, whose bins are (flow bins included).
+
+    Returns:
+        The sum; None without a place.
+
+    Raises:
+        UserError: Tree, branch or histogram is missing.
+    """
+    if place is None:
+        return None
+    with _open(path) as file:
+        if place.histogram is not None:
+            names = {key.rpartition(";")[0] for key in file.keys()}
+            if place.histogram not in names:
+                raise UserError(f"{path} holds no histogram {place.histogram!r}. {nearest(place.histogram, names)}")
+            return float(np.sum(file[place.histogram].values(flow=True)))
+        tree = file[_tree_key(file, path, str(place.tree))]
+        if place.branch not in tree.keys():
+            raise UserError(
+                f"{path}, tree {place.tree!r}: there is no branch {place.branch!r}. "
+                f"{nearest(str(place.branch), tree.keys())} Correct data.generated."
+            )
+        return float(np.sum(tree[place.branch].array(library="np"), dtype=np.float64))

@@ -1,0 +1,1 @@
+"""H→WW against diboson production: ATLAS open data at 13 TeV."""

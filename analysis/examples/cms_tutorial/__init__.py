@@ -1,0 +1,1 @@
+"""Single top against WW: the files of the CMS HEP tutorial at 7 TeV."""

@@ -1,0 +1,111 @@
+"""Friend trees: the scores of a file's events, one entry for each entry of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import uproot
+
+from analysis.columns import read_columns
+from analysis.splitting import fold_of
+
+TREE = "scores"
+
+Scorer = Callable[
+    [npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int64]],
+    tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of the selected events of one chunk.
+
+    Attributes:
+        entry: Entry in the file, int64 [N].
+        fold: Fold of each event, int16 [N].
+        is_test: Held-out test events, bool [N].
+        routed: Scores of the network that left the event's fold out, float32 [N, C].
+        ensemble: Mean scores over all networks, float32 [N, C].
+    """
+
+    entry: npt.NDArray[np.int64]
+    fold: npt.NDArray[np.int16]
+    is_test: npt.NDArray[np.bool_]
+    routed: npt.NDArray[np.float32]
+    ensemble: npt.NDArray[np.float32]
+
+
+def score_chunk(
+    events: Path, columns: Mapping[str, Path], features: Sequence[str], scorer: Scorer, folds: int, salt: str
+) -> Scores:
+    """Score the selected events of one chunk.
+
+    Args:
+        events: Column store of the selection.
+        columns: Column store of each feature.
+        features: Features in the order of the networks' inputs.
+        scorer: From values [N, F], presence [N, F] and folds [N] to routed and ensemble scores [N, C].
+        folds: Number of folds.
+        salt: Salt of the folds.
+    """
+    selected = read_columns(events, ["entry", "identity", "is_test"])
+    arrays = [np.ma.asarray(read_columns(columns[name])[name]) for name in features]
+    values = np.stack([np.ma.filled(a, 0) for a in arrays], axis=1).astype(np.float32)  # (N, F)
+    present = np.stack([~np.ma.getmaskarray(a) for a in arrays], axis=1)  # (N, F)
+    fold = fold_of(selected["identity"].astype(np.uint64), folds, salt)
+    routed, ensemble = scorer(values, present, fold.astype(np.int64))
+    return Scores(selected["entry"], fold, selected["is_test"].astype(np.bool_), routed, ensemble)
+
+
+def write_friend(path: Path, entries: int, classes: Sequence[str], parts: Sequence[Scores]) -> None:
+    """Write a friend tree named `scores`.
+
+    Args:
+        path: File to write.
+        entries: Entries of the file that it befriends.
+        classes: Names of the classes.
+        parts: Scores of its chunks.
+
+    The branches are `score_<class>_routed`, `score_<class>_ensemble` (float32, NaN where the event is not selected),
+    `fold` (int16, -1 where not selected), `is_test` and `selected` (bool, false where not selected).
+    """
+    branches: dict[str, npt.NDArray[Any]] = {}
+    for name in classes:
+        for kind in ("routed", "ensemble"):
+            branches[f"score_{name}_{kind}"] = np.full(entries, np.nan, dtype=np.float32)
+    branches["fold"] = np.full(entries, -1, dtype=np.int16)
+    branches["is_test"] = np.zeros(entries, dtype=np.bool_)
+    branches["selected"] = np.zeros(entries, dtype=np.bool_)
+    for part in parts:
+        for c, name in enumerate(classes):
+            branches[f"score_{name}_routed"][part.entry] = part.routed[:, c]
+            branches[f"score_{name}_ensemble"][part.entry] = part.ensemble[:, c]
+        branches["fold"][part.entry] = part.fold
+        branches["is_test"][part.entry] = part.is_test
+        branches["selected"][part.entry] = True
+    with uproot.recreate(path) as file:
+        tree = file.mktree(TREE, {name: values.dtype for name, values in branches.items()})
+        if entries:
+            tree.extend(branches)
+
+
+def read_friend(path: Path, classes: Sequence[str], kind: str) -> npt.NDArray[np.float32]:
+    """Read the scores of all entries of a file.
+
+    Args:
+        path: A friend tree's file.
+        classes: Names of the classes.
+        kind: `routed` or `ensemble`.
+
+    Returns:
+        float32 [entries, C]; NaN where an event is not selected.
+    """
+    with uproot.open(path) as file:
+        arrays = file[TREE].arrays([f"score_{name}_{kind}" for name in classes], library="np")
+    return np.stack([arrays[f"score_{name}_{kind}"] for name in classes], axis=1)

@@ -1,0 +1,54 @@
+"""Calling the functions of a user's `physics.py`: whatever goes wrong in them is said in one sentence."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+
+from analysis.errors import UserError
+from analysis.events import Events, Source
+
+Function = Callable[[Events], Any]
+
+
+def call(name: str, function: Function, events: Events, source: Source) -> Any:
+    """Call a user's function; whatever it raises becomes one sentence with the place in the user's file.
+
+    Raises:
+        UserError: The function failed.
+    """
+    try:
+        return function(events)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if f.filename.endswith("physics.py")] or frames[-1:]
+        place = f"{own[-1].filename}, line {own[-1].lineno}"
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise UserError(
+            f"{name}(events) failed at {place}, on {source.path}, entries {source.start} to {source.stop}: "
+            f"{type(error).__name__}: {first}"
+        ) from error
+
+
+def call_mask(name: str, function: Function, events: Events, source: Source) -> npt.NDArray[np.bool_]:
+    """Evaluate a cut: bool of shape [N]; None counts as failed.
+
+    Raises:
+        UserError: The function failed or did not return one bool per event.
+    """
+    result = ak.Array(call(name, function, events, source))
+    if result.ndim != 1 or len(result) != len(events):
+        raise UserError(
+            f"{name}(events) returned {result.type} for {len(events)} events; one bool per event was expected."
+        )
+    values = ak.to_numpy(ak.fill_none(result, False))
+    if values.dtype != np.bool_:
+        raise UserError(f"{name}(events) returned values of type {values.dtype}; one bool per event was expected.")
+    return np.asarray(values, dtype=np.bool_)

@@ -1,0 +1,208 @@
+"""The training pool: all events that any network may train or stop on, as arrays that the trainer maps into memory.
+
+Held-out test events are not in it, so that no network, fitted transform or choice can meet them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.errors import UserError
+from analysis.metrics import effective_number
+from analysis.splitting import Scheme, fold_of, roles
+from analysis.table import EventTable, TableSettings
+
+ARRAYS = ("values", "present", "labels", "weights", "identity", "folds")
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """What the pool needs to know of the analysis.
+
+    Attributes:
+        table: Processes, normalisations and features.
+        objects: The object of each feature.
+        classes: Names of the classes.
+        count: Number of folds.
+        scheme: How networks use the folds.
+        salt: Salt of the folds.
+        minimum: Fewest events of a class in a fold.
+    """
+
+    table: TableSettings
+    objects: tuple[str, ...]
+    classes: tuple[str, ...]
+    count: int
+    scheme: Scheme
+    salt: str
+    minimum: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Events for training and stopping, ordered by identity.
+
+    Attributes:
+        features: Names of the features; those that no event has are left out.
+        objects: The object of each of them.
+        dropped: Names of the features that no event has.
+        classes: Names of the classes.
+        values: float32 [N, F]; 0 where absent.
+        present: bool [N, F].
+        labels: int64 [N], index of the class.
+        weights: float64 [N], signed physics weights.
+        identity: uint64 [N].
+        folds: int16 [N].
+        statistics: For each network: its folds and, per class, events, n_eff and Σw in training and stopping.
+    """
+
+    features: tuple[str, ...]
+    objects: tuple[str, ...]
+    dropped: tuple[str, ...]
+    classes: tuple[str, ...]
+    values: npt.NDArray[np.float32]
+    present: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+    identity: npt.NDArray[np.uint64]
+    folds: npt.NDArray[np.int16]
+    statistics: Sequence[Mapping[str, Any]]
+
+    def rows(self, network: int, count: int, scheme: Scheme) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows that one network trains on and stops on."""
+        role = roles(network, count, scheme)
+        training = np.flatnonzero(np.isin(self.folds, role.training))
+        stopping = np.flatnonzero(self.folds == role.stopping)
+        return training, stopping
+
+
+def prepare(table: EventTable, settings: PoolSettings) -> Pool:
+    """Choose the events of the pool and check that every network has enough of them.
+
+    Args:
+        table: Selected events of all data sets that belong to a class.
+        settings: Features, classes and folds.
+
+    Raises:
+        UserError: No events, too few of a class in a fold, or a class whose weights sum to zero or below.
+    """
+    chosen = table.take(~table.is_test & table.training & (table.label >= 0))
+    if len(chosen) == 0:
+        raise UserError(
+            f"No event is left to train on: {len(table)} events pass selection.cuts, of which {int(table.is_test.sum())} "
+            "are held out for the test. The cutflow says where they go; loosen the cuts."
+        )
+    folds = fold_of(chosen.identity, settings.count, settings.salt)
+    labels = chosen.label.astype(np.int64)
+    _check_counts(labels, chosen.weight, folds, settings)
+    present = np.stack([~np.ma.getmaskarray(chosen.columns[name]) for name in settings.table.columns], axis=1)
+    values = np.stack([np.ma.filled(chosen.columns[name], 0) for name in settings.table.columns], axis=1)
+    kept = present.any(axis=0)
+    names = np.array(settings.table.columns)
+    if not kept.any():
+        raise UserError(
+            "No feature is present in any event. Look at the functions in physics.py and at data.sentinels."
+        )
+    return Pool(
+        features=tuple(str(n) for n in names[kept]),
+        objects=tuple(o for o, k in zip(settings.objects, kept, strict=True) if k),
+        dropped=tuple(str(n) for n in names[~kept]),
+        classes=settings.classes,
+        values=np.ascontiguousarray(values[:, kept], dtype=np.float32),
+        present=np.ascontiguousarray(present[:, kept]),
+        labels=labels,
+        weights=chosen.weight,
+        identity=chosen.identity,
+        folds=folds,
+        statistics=[_statistics(n, labels, chosen.weight, folds, settings) for n in range(settings.count)],
+    )
+
+
+def _check_counts(
+    labels: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+    folds: npt.NDArray[np.int16],
+    settings: PoolSettings,
+) -> None:
+    """Fewer than `minimum` events of non-zero weight of a class in a fold are an error that shows all of them."""
+    used = weights != 0
+    counts = np.array(
+        [
+            [np.sum(used & (labels == c) & (folds == f)) for f in range(settings.count)]
+            for c in range(len(settings.classes))
+        ]
+    )
+    if counts.min() >= settings.minimum:
+        return
+    lines = []
+    for c, name in enumerate(settings.classes):
+        effective = [effective_number(weights[(labels == c) & (folds == f)]) for f in range(settings.count)]
+        cells = "  ".join(f"{n} ({e:.0f})" for n, e in zip(counts[c], effective, strict=True))
+        lines.append(f"  {name}: {cells}")
+    raise UserError(
+        f"At least {settings.minimum} events of each class are needed in each fold, after the selection and without the "
+        f"test events. Events (effective number) per class in folds 0 to {settings.count - 1}:\n"
+        + "\n".join(lines)
+        + "\nUse more events, looser cuts or fewer folds (folds.count)."
+    )
+
+
+def _statistics(
+    network: int,
+    labels: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+    folds: npt.NDArray[np.int16],
+    settings: PoolSettings,
+) -> dict[str, Any]:
+    role = roles(network, settings.count, settings.scheme)
+    result: dict[str, Any] = {"network": network, "training_folds": list(role.training), "stopping_fold": role.stopping}
+    for purpose, rows in (("training", np.isin(folds, role.training)), ("stopping", folds == role.stopping)):
+        per_class = {}
+        for c, name in enumerate(settings.classes):
+            own = weights[rows & (labels == c)]
+            total = float(own.sum())
+            if total <= 0:
+                raise UserError(
+                    f"Class {name!r}: the physics weights of its {len(own)} events for {purpose} of network {network} "
+                    f"sum to {total:g}; a sum above 0 is needed to balance the classes. Negative weights prevail: use "
+                    "more events or fewer folds."
+                )
+            per_class[name] = {"events": len(own), "effective": effective_number(own), "sum_of_weights": total}
+        result[purpose] = per_class
+    return result
+
+
+def save_pool(pool: Pool, folder: Path) -> None:
+    """Write a pool: one `.npy` file per array, and `pool.json`."""
+    for name in ARRAYS:
+        np.save(folder / f"{name}.npy", getattr(pool, name))
+    description = {
+        "features": pool.features,
+        "objects": pool.objects,
+        "dropped": pool.dropped,
+        "classes": pool.classes,
+        "events": len(pool.labels),
+        "statistics": list(pool.statistics),
+    }
+    (folder / "pool.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def load_pool(folder: Path) -> Pool:
+    """Map a pool into memory."""
+    description = json.loads((folder / "pool.json").read_text())
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    return Pool(
+        features=tuple(description["features"]),
+        objects=tuple(description["objects"]),
+        dropped=tuple(description["dropped"]),
+        classes=tuple(description["classes"]),
+        statistics=description["statistics"],
+        **arrays,
+    )

@@ -1,0 +1,210 @@
+"""Selection: which entries of a chunk the analysis keeps, with a cutflow per process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import numpy.typing as npt
+
+from analysis.errors import UserError
+from analysis.events import Events, Source, read
+from analysis.functions import Function, call_mask
+from analysis.splitting import event_identity, is_test, key_of
+from analysis.weights import Totals
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """All that decides which entries are kept and what is recorded of them.
+
+    Attributes:
+        sample: Sample key of the data set.
+        file_key: Key of the file, used in place of event numbers where there are none.
+        identity: Names of the identity columns; empty if file and entry identify an event.
+        processes: For each process in this data set, the values that branches must have; empty for all entries.
+        generator: Branch of the generator weight; None for weight 1, as for collision data.
+        cuts: Names of the cut functions, in order.
+        training_cuts: Names of the further cuts on training events.
+        categories: Category name to function name.
+        test_fraction: Share of test events.
+        test_salt: Salt of the test bucket.
+    """
+
+    sample: str
+    file_key: str
+    identity: tuple[str, ...]
+    processes: Mapping[str, Mapping[str, float]]
+    generator: str | None
+    cuts: tuple[str, ...]
+    training_cuts: tuple[str, ...]
+    categories: Mapping[str, str]
+    test_fraction: float
+    test_salt: str
+
+
+@dataclass(frozen=True)
+class Cutflow:
+    """Entries and generator weights of one process that remain after each cut.
+
+    Attributes:
+        entries: Number after each step; the first step, `all`, is before any cut.
+        sum_of_weights: Σw of generator weights after each step.
+    """
+
+    entries: dict[str, int] = field(default_factory=dict)
+    sum_of_weights: dict[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: Cutflow) -> Cutflow:
+        steps = [*self.entries, *(s for s in other.entries if s not in self.entries)]
+        return Cutflow(
+            {s: self.entries.get(s, 0) + other.entries.get(s, 0) for s in steps},
+            {s: self.sum_of_weights.get(s, 0.0) + other.sum_of_weights.get(s, 0.0) for s in steps},
+        )
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What is kept of a chunk.
+
+    Attributes:
+        columns: Per selected event: `entry` (int64, in the file), `identity` (uint64 hash), `process` (str),
+            `generator_weight` (float64), `is_test` (bool), `training` (bool: passes the training cuts too),
+            `category` (str, empty outside all).
+        cutflow: Per process.
+        totals: Per process, before selection; `generated` counts this chunk's entries alone.
+    """
+
+    columns: dict[str, npt.NDArray[Any]]
+    cutflow: dict[str, Cutflow]
+    totals: dict[str, Totals]
+
+
+def select(source: Source, settings: SelectionSettings, functions: Mapping[str, Function]) -> Selected:
+    """Select the events of one chunk.
+
+    Args:
+        source: The range of entries.
+        settings: What to select and record.
+        functions: The user's functions by name.
+
+    Raises:
+        UserError: A branch is missing, a function fails, a weight is not finite, an entry belongs to no process or
+            to several, or an event to several categories.
+    """
+    events = read(source)
+    entries = np.arange(source.start, source.stop, dtype=np.int64)
+    identity = _identity(events, source, settings, entries)
+    process = _processes(events, source, settings)
+    weight = _generator_weight(events, source, settings)
+    test = is_test(identity, settings.test_fraction, settings.test_salt)
+
+    steps = {"all": np.ones(len(entries), dtype=np.bool_)}
+    for cut in settings.cuts:
+        passed = call_mask(cut, functions[cut], events, source)
+        steps[cut] = steps[list(steps)[-1]] & passed
+    kept = np.flatnonzero(steps[list(steps)[-1]])
+    chosen = events.at(kept)
+
+    training = np.ones(len(kept), dtype=np.bool_)
+    for cut in settings.training_cuts:
+        training &= call_mask(cut, functions[cut], chosen, source)
+
+    names = list(settings.processes)
+    columns = {
+        "entry": entries[kept],
+        "identity": identity[kept],
+        "process": np.asarray(names, dtype=object)[process[kept]],
+        "generator_weight": weight[kept],
+        "is_test": test[kept],
+        "training": training,
+        "category": _categories(chosen, source, settings, functions),
+    }
+    return Selected(
+        columns=columns,
+        cutflow={
+            name: Cutflow(
+                {step: int(np.sum(mask[process == i])) for step, mask in steps.items()},
+                {step: float(np.sum(weight[(process == i) & mask])) for step, mask in steps.items()},
+            )
+            for i, name in enumerate(names)
+        },
+        totals={
+            name: Totals(
+                entries=int(np.sum(process == i)),
+                sum_of_weights=float(np.sum(weight[process == i])),
+                generated=float(np.sum(weight[process == i])),
+                test=float(np.sum(weight[(process == i) & test])),
+            )
+            for i, name in enumerate(names)
+        },
+    )
+
+
+def _identity(
+    events: Events, source: Source, settings: SelectionSettings, entries: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
+    if not settings.identity:
+        file_key = np.full(len(entries), key_of(settings.file_key), dtype=np.int64)
+        return event_identity(settings.sample, [file_key, entries])
+    columns = []
+    for name in settings.identity:
+        values = ak.to_numpy(events[name])
+        if values.dtype.kind not in "iu":
+            raise UserError(
+                f"{source.path}, tree {source.tree!r}: identity column {name!r} holds {values.dtype}, but an integer "
+                "was expected. Correct identity.columns."
+            )
+        # uint64 event numbers keep their bits.
+        columns.append(values.astype(np.uint64).view(np.int64) if values.dtype.kind == "u" else values.astype(np.int64))
+    return event_identity(settings.sample, columns)
+
+
+def _processes(events: Events, source: Source, settings: SelectionSettings) -> npt.NDArray[np.int64]:
+    """Index of the one process that each entry belongs to."""
+    matches = np.zeros((len(settings.processes), len(events)), dtype=np.bool_)
+    for i, conditions in enumerate(settings.processes.values()):
+        matches[i] = True
+        for branch, value in conditions.items():
+            matches[i] &= ak.to_numpy(events[branch]) == value
+    count = matches.sum(axis=0)
+    if np.any(count != 1):
+        entry = int(np.flatnonzero(count != 1)[0])
+        found = [name for i, name in enumerate(settings.processes) if matches[i, entry]]
+        raise UserError(
+            f"{source.path}, entry {source.start + entry}: belongs to {found or 'no process'}, but to exactly one of "
+            f"{list(settings.processes)} was expected. Correct `where` of these processes."
+        )
+    return np.asarray(np.argmax(matches, axis=0), dtype=np.int64)
+
+
+def _generator_weight(events: Events, source: Source, settings: SelectionSettings) -> npt.NDArray[np.float64]:
+    if settings.generator is None:
+        return np.ones(len(events), dtype=np.float64)
+    weight = ak.to_numpy(events[settings.generator]).astype(np.float64)
+    if not np.all(np.isfinite(weight)):
+        entry = int(np.flatnonzero(~np.isfinite(weight))[0])
+        raise UserError(
+            f"{source.path}, tree {source.tree!r}, entry {source.start + entry}: the generator weight "
+            f"{settings.generator} is {weight[entry]}; a finite number was expected."
+        )
+    return np.asarray(weight, dtype=np.float64)
+
+
+def _categories(
+    events: Events, source: Source, settings: SelectionSettings, functions: Mapping[str, Function]
+) -> npt.NDArray[np.object_]:
+    category = np.full(len(events), "", dtype=object)
+    for name, function in settings.categories.items():
+        mask = call_mask(function, functions[function], events, source)
+        twice = np.flatnonzero(mask & (category != ""))
+        if len(twice):
+            raise UserError(
+                f"{source.path}: an event is in two categories, {category[twice[0]]!r} and {name!r}; categories are "
+                "disjoint. Correct selection.categories."
+            )
+        category[mask] = name
+    return category

@@ -1,0 +1,121 @@
+"""Physics weights: signed, normalised per process, and kept apart from what a network trains with.
+
+Training weights are derived from these inside the trainer (`models/training.py`), from each network's own training
+events only: physics weights within a class, equal sums over classes, mean one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from analysis.errors import UserError
+
+FB_PER_PB = 1000.0
+"""A luminosity of 1 fb⁻¹ holds 1,000 events of a cross section of 1 pb."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the entries of a process before any selection.
+
+    Attributes:
+        entries: Number of entries.
+        sum_of_weights: Σw of the generator weights of these entries.
+        generated: Σw of all generated events, also of those that a skim left out; equals `sum_of_weights` if the
+            file says nothing else.
+        test: Σw of the generator weights of the entries in the test bucket.
+    """
+
+    entries: int = 0
+    sum_of_weights: float = 0.0
+    generated: float = 0.0
+    test: float = 0.0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.entries + other.entries,
+            self.sum_of_weights + other.sum_of_weights,
+            self.generated + other.generated,
+            self.test + other.test,
+        )
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How the generator weights of a process become physics weights.
+
+    Attributes:
+        process: Name of the process.
+        mode: `cross_section` (w = L·σ·w_gen / Σw_gen), `sum_to` (Σw = target before selection) or `as_is`.
+        target: Expected sum of weights: L·σ in events, or N for `sum_to`; unused for `as_is`.
+    """
+
+    process: str
+    mode: str
+    target: float = 1.0
+
+    def factor(self, totals: Totals) -> float:
+        """The factor from generator weight to physics weight.
+
+        Args:
+            totals: Sums over all files of the process.
+
+        Raises:
+            UserError: The generator weights sum to zero or below, so that no factor exists.
+        """
+        if self.mode == "as_is":
+            return 1.0
+        if totals.generated <= 0:
+            raise UserError(
+                f"Process {self.process!r}: the generator weights of its {totals.entries} entries sum to "
+                f"{totals.generated:g}, so that they can't be scaled to {self.target:g} events. Check "
+                "weights.generator and data.generated, or use normalisation: as_is."
+            )
+        return self.target / totals.generated
+
+
+def scale_of_test(totals: Totals, process: str) -> float:
+    """Factor that scales held-out test events up to the whole process: Σw_all / Σw_test, before selection.
+
+    Raises:
+        UserError: No test events, or their weights sum to zero or below.
+    """
+    if totals.test <= 0:
+        raise UserError(
+            f"Process {process!r}: the generator weights of its test events sum to {totals.test:g} (all: "
+            f"{totals.sum_of_weights:g}). More events, or a larger folds.test_fraction, are needed."
+        )
+    return totals.sum_of_weights / totals.test
+
+
+def collect_totals(
+    chunks: Iterable[tuple[str, Mapping[str, Totals]]],
+    generated: Iterable[tuple[str, float | None]],
+    numbers: Mapping[str, float],
+) -> dict[str, Totals]:
+    """Add up the sums of all chunks, and put the declared sums of generated events in place of the counted ones.
+
+    Args:
+        chunks: Data set of each chunk, with the sums of the processes in it.
+        generated: Data set of each file, with the sum that the file itself declares, or None.
+        numbers: Data sets whose sum of all generated weights is a number in the configuration.
+
+    Returns:
+        Sums per process. A data set with a declared sum holds one process (the configuration sees to it).
+    """
+    declared = dict(numbers)
+    for dataset, value in generated:
+        if value is not None and dataset not in numbers:
+            declared[dataset] = declared.get(dataset, 0.0) + value
+    result: dict[str, Totals] = {}
+    owner: dict[str, str] = {}
+    for dataset, totals in chunks:
+        for process, counted in totals.items():
+            owner[dataset] = process
+            own = replace(counted, generated=0.0) if dataset in declared else counted
+            result[process] = result.get(process, Totals()) + own
+    for dataset, value in declared.items():
+        if dataset in owner:
+            result[owner[dataset]] += Totals(generated=value)
+    return result

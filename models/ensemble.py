@@ -1,0 +1,221 @@
+"""Trained networks on disk and at work: files of parameters, predictions, and their means.
+
+A member is one safetensors file: tensors, and a JSON text that says what they are. Reading it executes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.networks import Classifier, stack_statistics
+from models.preprocessing import Signature, Standardisation
+from models.settings import ModelSettings, TrainingSettings
+from models.training import History, TrainedMember, single_threaded
+
+FORMAT = 1
+"""Version of the file format; a file of another version is refused."""
+BLOCK = 1024
+"""Events that are predicted at once. Blocks are padded: the shape decides how products are summed."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks that share features, classes and architecture, in the order of fold and index.
+
+    Raises:
+        ValueError: If there is no member, if one occurs twice, or if two differ in what they are.
+    """
+
+    members: tuple[TrainedMember, ...]
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("There is no network; expected at least one member.")
+        ordered = sorted(self.members, key=lambda member: (member.fold, member.index))
+        places = [(member.fold, member.index) for member in ordered]
+        if len(set(places)) != len(places):
+            raise ValueError(f"A member occurs twice among (fold, index) = {places}.")
+        first = ordered[0]
+        for member in ordered[1:]:
+            if (member.signature, member.model) != (first.signature, first.model):
+                raise ValueError(
+                    f"Fold {member.fold}, member {member.index} differs from fold {first.fold}, member {first.index} "
+                    "in features, classes or model; expected networks of one kind."
+                )
+        object.__setattr__(self, "members", tuple(ordered))
+
+    @property
+    def signature(self) -> Signature:
+        """Features, objects and classes."""
+        return self.members[0].signature
+
+    @property
+    def folds(self) -> npt.NDArray[np.int64]:
+        """The fold that each member left out, ``[M]``."""
+        return np.array([member.fold for member in self.members], dtype=np.int64)
+
+    def stacked(self) -> tuple[Classifier, dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """Return the network, its parameters ``[M, ...]`` by name, and means and scales ``[M, 1, F]``."""
+        names = self.members[0].parameters
+        views = {name: torch.from_numpy(np.stack([m.parameters[name] for m in self.members])) for name in names}
+        statistics = stack_statistics([member.standardisation for member in self.members])
+        return Classifier(self.members[0].model, self.signature), views, statistics
+
+
+def save_member(path: str | Path, member: TrainedMember) -> None:
+    """Write a member; equal members give equal bytes.
+
+    Args:
+        path: The file, overwritten if it exists.
+        member: What to write.
+    """
+    from safetensors.numpy import save_file
+
+    description = {
+        "format": FORMAT,
+        "fold": member.fold,
+        "index": member.index,
+        "seed": member.seed,
+        "signature": dataclasses.asdict(member.signature),
+        "model": dataclasses.asdict(member.model),
+        "training": dataclasses.asdict(member.training),
+        "history": dataclasses.asdict(member.history),
+        "best_epoch": member.best_epoch,
+        "events": member.events,
+    }
+    tensors = {f"parameters.{name}": value for name, value in member.parameters.items()}
+    tensors["standardisation.mean"] = member.standardisation.mean
+    tensors["standardisation.scale"] = member.standardisation.scale
+    save_file(tensors, path, metadata={"eventfold": json.dumps(description, sort_keys=True)})
+
+
+def load_member(path: str | Path) -> TrainedMember:
+    """Read a member.
+
+    Args:
+        path: A file that `save_member` wrote.
+
+    Returns:
+        The member, equal to the one written.
+
+    Raises:
+        ValueError: If the file is no network of this format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a file of parameters, or is damaged: {error}.") from error
+    description = json.loads(metadata.get("eventfold", "{}"))
+    if description.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {description.get('format')}; expected format {FORMAT}: train again.")
+    prefix = "parameters."
+    return TrainedMember(
+        fold=description["fold"],
+        index=description["index"],
+        seed=description["seed"],
+        signature=Signature(**_tuples(description["signature"])),
+        model=ModelSettings(**_tuples(description["model"])),
+        training=TrainingSettings(**_tuples(description["training"])),
+        standardisation=Standardisation(tensors["standardisation.mean"], tensors["standardisation.scale"]),
+        parameters={n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)},
+        history=History(**_tuples(description["history"])),
+        best_epoch=description["best_epoch"],
+        events=(description["events"][0], description["events"][1]),
+    )
+
+
+def predict(
+    ensemble: Ensemble, values: npt.NDArray[np.float32], present: npt.NDArray[np.bool_], device: str = "cpu"
+) -> npt.NDArray[np.float32]:
+    """Compute the class probabilities of every member for every event.
+
+    An event's probabilities depend, to the last bit, on its own values alone: not on its neighbours, on how a file
+    was cut into chunks, or on the other members.
+
+    Args:
+        ensemble: The networks.
+        values: Features ``[N, F]``, in the units of training; absent entries may hold anything.
+        present: Which values are there, bool ``[N, F]``.
+        device: torch's name of the device.
+
+    Returns:
+        float32 ``[M, N, C]``.
+
+    Raises:
+        ValueError: If a shape does not fit or a value that is present is not finite.
+    """
+    shape = (len(values), len(ensemble.signature.features))
+    if values.shape != shape or present.shape != shape:
+        raise ValueError(f"values and presence have shapes {values.shape}, {present.shape}; expected {shape}.")
+    clean = np.where(present, values, np.float32(0)).astype(np.float32, copy=False)  # (N, F)
+    if not np.isfinite(clean).all():
+        row, column = np.argwhere(~np.isfinite(clean))[0]
+        raise ValueError(f"Event {row}: {ensemble.signature.features[column]} is {clean[row, column]}, not finite.")
+    classifier, views, statistics = ensemble.stacked()
+    views = {name: view.to(device) for name, view in views.items()}
+    statistics = (statistics[0].to(device), statistics[1].to(device))
+    members, classes = len(ensemble.members), len(ensemble.signature.classes)
+    probabilities = np.empty((members, len(values), classes), dtype=np.float32)
+    with single_threaded(), torch.inference_mode():
+        for start in range(0, len(values), BLOCK):
+            count = min(BLOCK, len(values) - start)
+            block = np.zeros((1, BLOCK, shape[1]), dtype=np.float32)
+            known = np.zeros((1, BLOCK, shape[1]), dtype=np.bool_)
+            block[0, :count] = clean[start : start + count]
+            known[0, :count] = present[start : start + count]
+            inputs = (torch.from_numpy(block).to(device), torch.from_numpy(known).to(device))  # (1, B, F) each
+            logits = classifier.logits(views, statistics, *inputs)  # (M, B, C)
+            probabilities[:, start : start + count] = torch.softmax(logits, dim=-1)[:, :count].cpu().numpy()
+    return probabilities
+
+
+def combine(
+    probabilities: npt.NDArray[np.float32],
+    member_folds: npt.NDArray[np.int64],
+    event_folds: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Average over members, by fold and over all.
+
+    Args:
+        probabilities: ``[M, N, C]``.
+        member_folds: The fold that each member left out, ``[M]``.
+        event_folds: The fold of each event, ``[N]``.
+
+    Returns:
+        ``routed``, the mean over the members that left out the event's own fold, and ``ensemble``, the mean over all
+        members: float32 ``[N, C]`` each.
+
+    Raises:
+        ValueError: If no member left out the fold of an event.
+    """
+    known = sorted(set(member_folds.tolist()))
+    missing = sorted(set(event_folds.tolist()) - set(known))
+    if missing:
+        raise ValueError(f"No network left out fold {missing[0]}; there are networks for folds {known}.")
+    routed = np.empty(probabilities.shape[1:], dtype=np.float32)
+    for fold in np.unique(event_folds):
+        events = event_folds == fold
+        routed[events] = _mean(probabilities[member_folds == fold][:, events])
+    return routed, _mean(probabilities)
+
+
+def _mean(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    mean: npt.NDArray[np.float32] = probabilities.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def _tuples(mapping: dict[str, Any]) -> dict[str, Any]:
+    """Turn JSON's lists back into tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in mapping.items()}

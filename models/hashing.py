@@ -1,0 +1,91 @@
+"""Random numbers from counters: the same on every device, in any order and in any stack of networks.
+
+Every number is splitmix64 of a key and a counter (Steele, Lea, Flood, OOPSLA 2014, doi:10.1145/2660193.2660195), so
+that a network's initial weights, batch order and dropout follow from the seed and the network alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
+_WORD = 2**64
+
+
+def key(*words: int) -> int:
+    """Mix integers into one 64-bit key; every word and its position matter.
+
+    Args:
+        words: Any integers; they are taken modulo 2⁶⁴.
+
+    Returns:
+        The key as a signed 64-bit integer, as torch holds it.
+    """
+    mixed = 0
+    for word in words:
+        mixed = _splitmix64(mixed ^ (word % _WORD))
+    return _signed(mixed)
+
+
+def splitmix64(counters: Tensor) -> Tensor:
+    """Hash 64-bit integers: one step of splitmix64 from each state.
+
+    Args:
+        counters: Any shape, int64; left unchanged.
+
+    Returns:
+        The hashes, int64, in the same shape. Integers wrap modulo 2⁶⁴, and the sign bit counts as bit 63.
+    """
+    mixed = counters + _signed(_GOLDEN)
+    # torch shifts signed integers arithmetically: the mask clears the copies of the sign bit.
+    mixed.bitwise_xor_((mixed >> 30).bitwise_and_(2**34 - 1)).mul_(_signed(_FIRST))
+    mixed.bitwise_xor_((mixed >> 27).bitwise_and_(2**37 - 1)).mul_(_signed(_SECOND))
+    return mixed.bitwise_xor_((mixed >> 31).bitwise_and_(2**33 - 1))
+
+
+def uniform(stream: int, count: int) -> Tensor:
+    """Draw uniform numbers in [0, 1).
+
+    Args:
+        stream: The key of the stream.
+        count: How many numbers.
+
+    Returns:
+        float64 ``[count]`` on the CPU, with 53 random bits each.
+    """
+    bits = splitmix64(splitmix64(torch.arange(count)) ^ stream)
+    return (bits >> 11).bitwise_and_(2**53 - 1).to(torch.float64) * 2.0**-53
+
+
+def keep_mask(streams: Tensor, rows: int, units: int, drop: float) -> Tensor:
+    """Draw dropout masks: zero with the given probability, else 1 / (1 - drop).
+
+    Args:
+        streams: Keys ``[M]``, int64: one per network (and step and layer).
+        rows: Events in a batch.
+        units: Hidden units.
+        drop: Probability of zero, kept to a precision of 2⁻¹⁶.
+
+    Returns:
+        float32 ``[M, rows, units]``.
+    """
+    words = -(-rows * units // 4)  # each hash serves four units with 16 bits each
+    counters = torch.arange(words, device=streams.device) * _signed(_GOLDEN)  # (words,)
+    bits = splitmix64(counters + streams.unsqueeze(1)).view(torch.int16)  # (M, 4·words)
+    threshold = round(drop * 2**16) - 2**15
+    mask = (bits >= threshold).to(torch.float32).mul_(1 / (1 - drop))  # (M, 4·words)
+    return mask[:, : rows * units].reshape(len(streams), rows, units)
+
+
+def _splitmix64(state: int) -> int:
+    mixed = (state + _GOLDEN) % _WORD
+    mixed = (mixed ^ (mixed >> 30)) * _FIRST % _WORD
+    mixed = (mixed ^ (mixed >> 27)) * _SECOND % _WORD
+    return mixed ^ (mixed >> 31)
+
+
+def _signed(word: int) -> int:
+    return word - _WORD if word >= 2**63 else word

@@ -1,0 +1,209 @@
+"""Networks on disk, predictions, means, and the ONNX file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.ensemble import Ensemble, combine, load_member, predict, save_member
+from models.export import check_onnx, export_onnx
+from models.networks import Classifier
+from models.preprocessing import Signature, Standardisation
+from models.settings import Activation, ModelSettings, TrainingSettings
+from models.training import History, TrainedMember
+
+SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "l1", "l2", "l2"), ("signal", "top", "other"))
+
+
+def make_member(model: ModelSettings, fold: int, index: int = 0) -> TrainedMember:
+    """A network with random parameters of every kind, learned absent values and biases included."""
+    random = np.random.default_rng([fold, index])
+    classifier = Classifier(model, SIGNATURE)
+    rows = classifier.initial([fold * 100 + index])
+    parameters = {name: view[0].numpy().copy() for name, view in classifier.views(rows).items()}
+    noisy = {n: (v + random.normal(0, 0.3, v.shape)).astype(np.float32) for n, v in parameters.items()}
+    return TrainedMember(
+        fold=fold,
+        index=index,
+        seed=1,
+        signature=SIGNATURE,
+        model=model,
+        training=TrainingSettings(patience=None),
+        standardisation=Standardisation(
+            random.normal(50, 10, 4).astype(np.float32), random.uniform(5, 20, 4).astype(np.float32)
+        ),
+        parameters=noisy,
+        history=History((0.7, 0.5), (0.8, 0.6), (1e-3, 1e-4)),
+        best_epoch=2,
+        events=(100, 50),
+    )
+
+
+def make_ensemble(model: ModelSettings | None = None, folds: int = 3, members: int = 2) -> Ensemble:
+    """An ensemble of untrained networks."""
+    model = model or ModelSettings(hidden=(19, 6))
+    return Ensemble(tuple(make_member(model, f, i) for f in reversed(range(folds)) for i in range(members)))
+
+
+def make_inputs(count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Events of all patterns: values, presence and fold."""
+    random = np.random.default_rng(count)
+    values = random.normal(50, 15, (count, 4)).astype(np.float32)
+    present = random.random((count, 4)) < 0.6
+    return values, present, random.integers(0, 3, count)
+
+
+class TestFiles:
+    def test_a_member_comes_back_as_it_was(self, tmp_path: Path) -> None:
+        member = make_member(ModelSettings(hidden=(7, 5), activation="elu"), 3, 1)
+        save_member(tmp_path / "a.safetensors", member)
+        found = load_member(tmp_path / "a.safetensors")
+        for field in dataclasses.fields(member):
+            if field.name not in ("parameters", "standardisation"):
+                assert getattr(found, field.name) == getattr(member, field.name)
+        assert found.parameters.keys() == member.parameters.keys()
+        for name, value in member.parameters.items():
+            assert np.array_equal(found.parameters[name], value)
+        assert np.array_equal(found.standardisation.mean, member.standardisation.mean)
+        assert np.array_equal(found.standardisation.scale, member.standardisation.scale)
+        save_member(tmp_path / "b.safetensors", found)
+        assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+    def test_damaged_and_foreign_files_are_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "member.safetensors"
+        save_member(path, make_member(ModelSettings(hidden=(4,)), 0))
+        path.write_bytes(path.read_bytes()[:-10])
+        with pytest.raises(ValueError, match=r"member\.safetensors is not a file of parameters, or is damaged"):
+            load_member(path)
+        path.write_bytes(b"not a file of parameters")
+        with pytest.raises(ValueError, match="is damaged"):
+            load_member(path)
+        from safetensors.numpy import save_file
+
+        save_file({"x": np.zeros(1)}, path)
+        with pytest.raises(ValueError, match="has format None; expected format 1"):
+            load_member(path)
+
+    def test_an_ensemble_is_ordered_and_of_one_kind(self) -> None:
+        ensemble = make_ensemble()
+        assert [(m.fold, m.index) for m in ensemble.members] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+        assert ensemble.folds.tolist() == [0, 0, 1, 1, 2, 2]
+        with pytest.raises(ValueError, match="at least one member"):
+            Ensemble(())
+        one = make_member(ModelSettings(hidden=(4,)), 0)
+        with pytest.raises(ValueError, match="occurs twice"):
+            Ensemble((one, one))
+        with pytest.raises(ValueError, match="Fold 1, member 0 differs from fold 0"):
+            Ensemble((one, make_member(ModelSettings(hidden=(5,)), 1)))
+
+
+class TestPredict:
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(0, 3000), st.lists(st.integers(0, 3000), max_size=3), st.sampled_from([(19, 6), (32,), ()]))
+    def test_an_event_s_score_depends_on_that_event_alone(
+        self, count: int, cuts: list[int], hidden: tuple[int, ...]
+    ) -> None:
+        ensemble = make_ensemble(ModelSettings(hidden=hidden))
+        values, present, _ = make_inputs(count)
+        whole = predict(ensemble, values, present)
+        assert whole.shape == (6, count, 3)
+        bounds = sorted({0, count, *(cut for cut in cuts if cut < count)})
+        parts = [predict(ensemble, values[low:high], present[low:high]) for low, high in pairwise(bounds)]
+        assert np.array_equal(np.concatenate([whole[:, :0], *parts], axis=1), whole)
+        order = np.random.default_rng(count).permutation(count)
+        assert np.array_equal(predict(ensemble, values[order], present[order]), whole[:, order])
+        alone = predict(Ensemble(ensemble.members[4:5]), values, present)
+        assert np.array_equal(alone[0], whole[4])
+
+    def test_probabilities_sum_to_one_and_differ_between_members(self) -> None:
+        values, present, _ = make_inputs(500)
+        probabilities = predict(make_ensemble(), values, present)
+        assert probabilities.sum(axis=2) == pytest.approx(1, abs=1e-6)
+        assert np.ptp(probabilities[:, :, 0], axis=0).max() > 0.1
+
+    @pytest.mark.parametrize("garbage", [np.nan, np.inf, -999.0])
+    def test_absent_values_do_not_matter(self, garbage: float) -> None:
+        values, present, _ = make_inputs(500)
+        spoilt = np.where(present, values, np.float32(garbage))
+        assert np.array_equal(predict(make_ensemble(), values, present), predict(make_ensemble(), spoilt, present))
+
+    def test_bad_inputs_are_refused(self) -> None:
+        values, present, _ = make_inputs(5)
+        with pytest.raises(ValueError, match=r"expected \(5, 4\)"):
+            predict(make_ensemble(), values[:, :3], present)
+        values[3, 1], present[3, 1] = np.inf, True
+        with pytest.raises(ValueError, match="Event 3: pt1 is inf, not finite"):
+            predict(make_ensemble(), values, present)
+
+
+class TestCombine:
+    def test_against_explicit_loops(self) -> None:
+        random = np.random.default_rng(1)
+        probabilities = random.random((6, 40, 3)).astype(np.float32)
+        member_folds, event_folds = np.array([0, 0, 1, 1, 2, 2]), random.integers(0, 3, 40)
+        routed, ensemble = combine(probabilities, member_folds, event_folds)
+        for event, fold in enumerate(event_folds):
+            own = [probabilities[m, event] for m in range(6) if member_folds[m] == fold]
+            assert routed[event] == pytest.approx(sum(own) / 2, rel=1e-6)
+            assert ensemble[event] == pytest.approx(probabilities[:, event].mean(axis=0), rel=1e-6)
+        assert routed.dtype == ensemble.dtype == np.float32
+
+    def test_a_fold_without_a_network_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match=r"No network left out fold 2; there are networks for folds \[0, 1\]"):
+            combine(np.zeros((2, 3, 2), dtype=np.float32), np.array([0, 1]), np.array([0, 1, 2]))
+
+
+class TestOnnx:
+    @pytest.mark.parametrize("activation", get_args(Activation))
+    def test_it_agrees_with_torch(self, activation: Activation, tmp_path: Path) -> None:
+        hidden = {"relu": (), "tanh": (6,), "gelu": (17, 33, 5)}.get(activation, (19, 6))
+        ensemble = make_ensemble(ModelSettings(hidden=hidden, activation=activation))
+        export_onnx(ensemble, tmp_path / "ensemble.onnx", {})
+        values, present, folds = make_inputs(5000)
+        present[0], present[1] = False, True
+        assert check_onnx(tmp_path / "ensemble.onnx", ensemble, values, present, folds) < 1e-5
+        # The comparison must notice a network that differs.
+        other = make_member(ensemble.members[0].model, 0, 7)
+        changed = Ensemble((dataclasses.replace(other, index=0), *ensemble.members[1:]))
+        assert check_onnx(tmp_path / "ensemble.onnx", changed, values, present, folds) > 1e-3
+
+    def test_the_file_stands_alone_and_says_what_it_is(self, tmp_path: Path) -> None:
+        ensemble = make_ensemble(members=1)
+        export_onnx(ensemble, tmp_path / "ensemble.onnx", {"fingerprint": "abc123"})
+        assert [path.name for path in tmp_path.iterdir()] == ["ensemble.onnx"]
+        model = onnx.load(tmp_path / "ensemble.onnx")
+        assert model.opset_import[0].version >= 18
+        properties = {entry.key: entry.value for entry in model.metadata_props}
+        assert json.loads(properties["features"]) == list(SIGNATURE.features)
+        assert json.loads(properties["feature_objects"]) == list(SIGNATURE.feature_objects)
+        assert json.loads(properties["classes"]) == list(SIGNATURE.classes)
+        assert json.loads(properties["folds"]) == [0, 1, 2]
+        assert properties["fingerprint"] == "abc123"
+        assert properties["prior"] == "equal for all classes"
+
+        session = onnxruntime.InferenceSession(tmp_path / "ensemble.onnx", providers=["CPUExecutionProvider"])
+        assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [
+            ("features", "tensor(float)", [4]),
+            ("fold", "tensor(int64)", []),
+        ]
+        assert [o.name for o in session.get_outputs()] == ["routed", "ensemble"]
+        for count in (0, 1, 7):
+            values, present, folds = make_inputs(count)
+            features = np.where(present, values, np.float32(np.nan))
+            routed, mean = session.run(None, {"features": features, "fold": folds})
+            assert routed.shape == mean.shape == (count, 3)
+        routed, mean = session.run(None, {"features": features[:2], "fold": np.array([0, 9])})
+        assert np.isfinite(routed[0]).all()
+        assert np.isnan(routed[1]).all()
+        assert np.isfinite(mean).all()

@@ -1,0 +1,402 @@
+"""The parts of a network: settings, random numbers, preprocessing, layers, losses, optimiser."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from typing import get_args, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from models import hashing, optimisation
+from models.losses import class_factors, cross_entropy
+from models.networks import ACTIVATIONS, NETWORKS, Classifier, Dropout, initial_bound, stack_statistics
+from models.preprocessing import Signature, Standardisation, encode, fit_standardisation
+from models.settings import Activation, ModelSettings, Schedule, TrainingSettings
+
+SIGNATURE = Signature(("met", "pt1", "eta1", "pt2", "eta2"), ("event", "l1", "l1", "l2", "l2"), ("s", "b", "t"))
+
+
+class TestSettings:
+    def test_reads_without_heavy_libraries(self) -> None:
+        program = "import sys, models.settings; print(sorted({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
+        assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == (
+            "[]\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("kind", "wrong"),
+        [
+            (ModelSettings, {"hidden": (128, 1)}),
+            (ModelSettings, {"dropout": 1.0}),
+            (ModelSettings, {"dropout": -0.1}),
+            (TrainingSettings, {"epochs": 0}),
+            (TrainingSettings, {"batch_size": 0}),
+            (TrainingSettings, {"learning_rate": 0.0}),
+            (TrainingSettings, {"learning_rate": math.nan}),
+            (TrainingSettings, {"weight_decay": -1.0}),
+            (TrainingSettings, {"patience": 0}),
+            (TrainingSettings, {"clip_norm": 0.0}),
+            (TrainingSettings, {"members": 0}),
+        ],
+    )
+    def test_refuses_values_and_names_the_key(
+        self, kind: type[ModelSettings | TrainingSettings], wrong: dict[str, object]
+    ) -> None:
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*; expected"):
+            kind(**wrong)  # type: ignore[arg-type]
+
+    def test_every_name_is_implemented(self) -> None:
+        assert set(get_args(Activation)) == set(ACTIVATIONS)
+        assert set(get_args(Schedule)) == set(optimisation.SCHEDULES)
+        assert set(get_args(get_type_hints(ModelSettings)["type"])) == set(NETWORKS)
+
+    def test_schema_reads_them(self) -> None:
+        pydantic = pytest.importorskip("pydantic")
+        adapter = pydantic.TypeAdapter(ModelSettings)
+        assert adapter.validate_python({"hidden": [8, 4]}) == ModelSettings(hidden=(8, 4))
+        with pytest.raises(pydantic.ValidationError, match="activaton"):
+            adapter.validate_python({"activaton": "relu"})
+        with pytest.raises(pydantic.ValidationError, match="dropout is 2"):
+            adapter.validate_python({"dropout": 2})
+
+
+class TestHashing:
+    def test_splitmix64_is_the_published_one(self) -> None:
+        # The first outputs of the reference implementation (prng.di.unimi.it/splitmix64.c) from seed 1234567.
+        golden = 0x9E3779B97F4A7C15
+        states = [(1234567 + i * golden) % 2**64 for i in range(3)]
+        counters = torch.from_numpy(np.array(states, dtype=np.uint64).view(np.int64))
+        found = hashing.splitmix64(counters).numpy().view(np.uint64)
+        assert found.tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+    @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20))
+    def test_scalars_and_tensors_agree(self, words: list[int]) -> None:
+        tensor = hashing.splitmix64(torch.tensor(words))
+        assert [hashing.key(word) for word in words] == tensor.tolist()
+
+    def test_key_depends_on_every_word_and_its_place(self) -> None:
+        keys = {hashing.key(*words) for words in [(1, 2), (2, 1), (1,), (1, 2, 0), (1, 3), (0, 2)]}
+        assert len(keys) == 6
+
+    def test_uniform_is_uniform(self) -> None:
+        numbers = hashing.uniform(hashing.key(7), 50_000).numpy()
+        assert numbers.min() >= 0
+        assert numbers.max() < 1
+        counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
+        assert ((counts - 1000) ** 2 / 1000).sum() < 95  # χ² with 49 degrees of freedom: p = 10⁻⁴
+
+    def test_keep_mask_drops_the_share_and_keeps_the_mean(self) -> None:
+        streams = torch.tensor([hashing.key(1), hashing.key(2)])
+        mask = hashing.keep_mask(streams, 500, 33, 0.3)
+        assert mask.shape == (2, 500, 33)
+        assert set(mask.flatten().tolist()) == {0.0, mask.max().item()}
+        assert mask.max().item() == pytest.approx(1 / 0.7)
+        for member in mask:
+            assert (member == 0).float().mean().item() == pytest.approx(0.3, abs=5 * math.sqrt(0.21 / 16500))
+        assert not torch.equal(mask[0], mask[1])
+        alone = hashing.keep_mask(streams[1:], 500, 33, 0.3)
+        assert torch.equal(alone[0], mask[1])
+
+
+def _random_events(seed: int, count: int = 200) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    random = np.random.default_rng(seed)
+    values = random.normal(3, 2, (count, 5)).astype(np.float32)
+    present = np.ones((count, 5), dtype=np.bool_)
+    present[:, 1:3] = random.random((count, 1)) < 0.9
+    present[:, 3:] = random.random((count, 1)) < 0.5
+    return values, present
+
+
+class TestPreprocessing:
+    def test_signature(self) -> None:
+        assert SIGNATURE.objects == ("event", "l1", "l2")
+        assert SIGNATURE.membership().sum(axis=0).tolist() == [1, 2, 2]
+        with pytest.raises(ValueError, match="one object for"):
+            Signature(("a", "b"), ("x",), ("s", "b"))
+        with pytest.raises(ValueError, match="same name"):
+            Signature(("a", "a"), ("x", "x"), ("s", "b"))
+        with pytest.raises(ValueError, match="at least two"):
+            Signature(("a",), ("x",), ("s",))
+
+    def test_standardisation_against_weighted_moments(self) -> None:
+        values, present = _random_events(1)
+        random = np.random.default_rng(2)
+        labels = random.integers(0, 3, 200)
+        weights = random.normal(1, 1, 200) * np.array([0.01, 1, 50])[labels]
+        fit = fit_standardisation(values, present, weights, labels)
+        for feature in range(5):
+            there = present[:, feature]
+            sizes = np.abs(weights)
+            for label in range(3):
+                sizes = np.where(labels == label, sizes / sizes[labels == label].sum(), sizes)
+            x = values[there, feature].astype(np.float64)
+            mean = np.average(x, weights=sizes[there])
+            assert fit.mean[feature] == pytest.approx(mean, rel=1e-6)
+            assert fit.scale[feature] == pytest.approx(math.sqrt(np.cov(x, aweights=sizes[there], ddof=0)), rel=1e-6)
+
+    def test_standardisation_of_nothing_and_of_a_constant(self) -> None:
+        values = np.full((10, 2), 0.1, dtype=np.float32)
+        values[:, 0] = np.nan
+        present = np.tile([False, True], (10, 1))
+        fit = fit_standardisation(values, present, np.linspace(0.1, 0.7, 10), np.zeros(10, dtype=np.int64))
+        assert fit.mean.tolist() == [0, np.float32(0.1)]
+        assert fit.scale.tolist() == [1, 1]
+
+    def test_encode(self) -> None:
+        statistics = (torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[2.0, 2.0, 2.0]]]))
+        membership = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        values = torch.tensor([[[3.0, math.nan, 5.0], [math.inf, -7.0, -999.0]]])
+        present = torch.tensor([[[True, False, True], [False, False, False]]])
+        absent = torch.tensor([[[10.0, 20.0, 30.0]]])
+        found = encode(values, present, statistics, absent, membership)
+        assert found.tolist() == [[[1.0, 20.0, 1.0, 1.0, 1.0], [10.0, 20.0, 30.0, 0.0, 0.0]]]
+
+    @pytest.mark.parametrize("garbage", [math.nan, math.inf, -math.inf, -999.0, 3e38])
+    def test_absent_values_do_not_matter(self, garbage: float) -> None:
+        values, present = _random_events(3)
+        random = np.random.default_rng(4)
+        labels, weights = random.integers(0, 3, 200), random.normal(1, 1, 200)
+        spoilt = np.where(present, values, np.float32(garbage))
+        fits = [fit_standardisation(v, present, weights, labels) for v in (values, spoilt)]
+        assert np.array_equal(fits[0].mean, fits[1].mean)
+        assert np.array_equal(fits[0].scale, fits[1].scale)
+
+        classifier = Classifier(ModelSettings(hidden=(8,)), SIGNATURE)
+        outcomes = []
+        for inputs in (values, spoilt):
+            views = classifier.views(classifier.initial([1, 2]))
+            for view in views.values():
+                view.requires_grad_()
+            there = torch.from_numpy(present).unsqueeze(0)
+            logits = classifier.logits(
+                views, stack_statistics([fits[0]] * 2), torch.from_numpy(inputs).unsqueeze(0), there
+            )
+            gradients = torch.autograd.grad(logits.square().sum(), list(views.values()))
+            outcomes.append([logits.detach(), *gradients])
+        assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
+        assert all(tensor.isfinite().all() for tensor in outcomes[1])
+
+
+def _torch_network(classifier: Classifier, row: torch.Tensor, activation: str) -> nn.Sequential:
+    """Build one member of a dense stack from torch's own layers."""
+    modules = {
+        "relu": nn.ReLU(),
+        "leaky_relu": nn.LeakyReLU(0.01),
+        "elu": nn.ELU(),
+        "selu": nn.SELU(),
+        "silu": nn.SiLU(),
+        "gelu": nn.GELU(),
+        "mish": nn.Mish(),
+        "tanh": nn.Tanh(),
+        "sigmoid": nn.Sigmoid(),
+        "linear": nn.Identity(),
+    }
+    views = classifier.views(row.unsqueeze(0))
+    depth = len(classifier.settings.hidden)
+    layers: list[nn.Module] = []
+    for layer in range(depth + 1):
+        weight = views[f"weight{layer}"][0]
+        linear = nn.Linear(*weight.shape).double()
+        linear.weight = nn.Parameter(weight.T.clone())
+        linear.bias = nn.Parameter(views[f"bias{layer}"][0, 0].clone())
+        layers += [linear] if layer == depth else [linear, modules[activation]]
+    return nn.Sequential(*layers)
+
+
+class TestNetworks:
+    @pytest.mark.parametrize("activation", get_args(Activation))
+    @pytest.mark.parametrize("hidden", [(), (7,), (16, 3, 5)])
+    def test_gradients_of_a_stack_are_those_of_single_networks(
+        self, activation: Activation, hidden: tuple[int, ...]
+    ) -> None:
+        classifier = Classifier(ModelSettings(hidden=hidden, activation=activation), SIGNATURE)
+        random = np.random.default_rng(5)
+        rows = classifier.initial([11, 12, 13]).double()
+        rows += torch.from_numpy(random.normal(0, 0.1, rows.shape))  # biases and absent values start from zero
+        events = [_random_events(seed, 64) for seed in (1, 2, 3)]
+        values = torch.from_numpy(np.stack([v for v, _ in events])).double()
+        present = torch.from_numpy(np.stack([p for _, p in events]))
+        labels = torch.from_numpy(random.integers(0, 3, (3, 64)))
+        weights = torch.from_numpy(random.normal(1, 1, (3, 64)))  # of both signs
+        fits = [Standardisation(*random.uniform(1, 2, (2, 5)).astype(np.float32)) for _ in range(3)]
+        mean, scale = stack_statistics(fits)
+
+        views = classifier.views(rows)
+        for view in views.values():
+            view.requires_grad_()
+        logits = classifier.logits(views, (mean.double(), scale.double()), values, present)
+        losses = cross_entropy(logits, labels, weights)
+        gradients = dict(zip(views, torch.autograd.grad(losses.sum(), list(views.values())), strict=True))
+
+        for member in range(3):
+            network = _torch_network(classifier, rows[member], activation)
+            absent = views["absent"][member].detach().clone().requires_grad_()
+            there = present[member]
+            filled = torch.where(there, (values[member] - mean[member]) / scale[member], absent)
+            objects = torch.stack([there[:, 0], there[:, 1], there[:, 3]], dim=1).double()
+            plain = functional.cross_entropy(
+                network(torch.cat([filled, objects], dim=1)), labels[member], reduction="none"
+            )
+            loss = (plain * weights[member]).sum()
+            assert losses[member].item() == pytest.approx(loss.item(), rel=1e-12)
+            loss.backward()  # type: ignore[no-untyped-call]
+            linears = [layer for layer in network if isinstance(layer, nn.Linear)]
+            for layer, linear in enumerate(linears):
+                assert linear.weight.grad is not None
+                assert linear.bias.grad is not None
+                assert (gradients[f"weight{layer}"][member] - linear.weight.grad.T).abs().max() < 1e-10
+                assert (gradients[f"bias{layer}"][member, 0] - linear.bias.grad).abs().max() < 1e-10
+            assert absent.grad is not None
+            assert (gradients["absent"][member] - absent.grad).abs().max() < 1e-10
+
+    def test_initial_parameters_follow_from_the_key_alone(self) -> None:
+        classifier = Classifier(ModelSettings(hidden=(30, 20)), SIGNATURE)
+        stack = classifier.initial([5, 6, 7])
+        assert torch.equal(classifier.initial([7])[0], stack[2])
+        assert not torch.equal(stack[0], stack[1])
+        views = classifier.views(stack)
+        for name in ("absent", "bias0", "bias1", "bias2"):
+            assert not views[name].any()
+        for name, activation in (("weight0", "silu"), ("weight1", "silu"), ("weight2", "linear")):
+            weight = views[name]
+            bound = initial_bound(activation, weight.shape[1], weight.shape[2])
+            assert weight.abs().max() <= bound
+            assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.2)
+
+    @pytest.mark.parametrize(
+        ("activation", "start"),
+        [("relu", nn.init.kaiming_uniform_), ("tanh", nn.init.xavier_uniform_), ("linear", nn.init.xavier_uniform_)],
+    )
+    def test_initial_bounds_are_torch_s(self, activation: str, start: object) -> None:
+        weight = torch.empty(400, 300)  # torch: (outputs, inputs)
+        start(weight, **({"nonlinearity": "relu"} if activation == "relu" else {}))  # type: ignore[operator]
+        assert weight.abs().max().item() == pytest.approx(initial_bound(activation, 300, 400), rel=1e-3)
+
+    def test_views_share_memory_and_cover_the_row(self) -> None:
+        classifier = Classifier(ModelSettings(hidden=(4, 3)), SIGNATURE)
+        rows = torch.zeros(2, classifier.size)
+        for view in classifier.views(rows).values():
+            view.add_(1)
+        assert torch.equal(rows, torch.ones_like(rows))
+        matrices = 8 * 4 + 4 * 3 + 3 * 3
+        assert classifier.decays().sum().item() == matrices
+        assert classifier.size == matrices + 4 + 3 + 3 + 5
+
+    def test_dropout_differs_by_step_layer_and_member_only(self) -> None:
+        ones = torch.ones(2, 64, 32)
+        dropout = Dropout(torch.tensor([1, 2]), 0.5)
+        first = dropout(ones, 0)
+        assert torch.equal(dropout(ones, 0), first)
+        assert not torch.equal(dropout(ones, 1), first)
+        assert not torch.equal(Dropout(torch.tensor([3, 4]), 0.5)(ones, 0), first)
+        assert torch.equal(Dropout(torch.tensor([2]), 0.5)(ones[:1], 0)[0], first[1])
+        assert Dropout(torch.tensor([1, 2]), 0.0)(ones, 0) is ones
+
+
+class TestLosses:
+    @settings(max_examples=50)
+    @given(st.integers(0, 2**32 - 1), st.integers(2, 5))
+    def test_cross_entropy_against_torch_with_negative_weights(self, seed: int, classes: int) -> None:
+        random = np.random.default_rng(seed)
+        logits = torch.from_numpy(random.normal(0, 5, (2, 30, classes)))
+        labels = torch.from_numpy(random.integers(0, classes, (2, 30)))
+        weights = torch.from_numpy(random.normal(0.2, 1, (2, 30)))
+        found = cross_entropy(logits, labels, weights)
+        for member in range(2):
+            plain = functional.cross_entropy(logits[member], labels[member], reduction="none")
+            assert found[member].item() == pytest.approx((plain * weights[member]).sum().item(), rel=1e-9, abs=1e-9)
+
+    @given(st.integers(0, 2**32 - 1), st.integers(2, 5))
+    def test_class_factors_balance(self, seed: int, classes: int) -> None:
+        random = np.random.default_rng(seed)
+        labels = np.concatenate([np.arange(classes), random.integers(0, classes, 300)])
+        weights = random.normal(1, 0.8, len(labels)) * 10.0 ** random.integers(-3, 3, classes)[labels]
+        sums = np.bincount(labels, weights=weights)
+        if (sums <= 1e-3 * np.bincount(labels, weights=np.abs(weights))).any():
+            return
+        balanced = weights * class_factors(weights, labels, classes)[labels]
+        assert balanced.mean() == pytest.approx(1)
+        assert np.bincount(labels, weights=balanced) == pytest.approx(len(labels) / classes)
+        assert (np.sign(balanced) == np.sign(weights)).all()
+
+    @pytest.mark.parametrize("weights", [[1.0, -1.0, 0.0], [1.0, -2.0, 0.5], [1.0, np.nan, 1.0], [1.0, 0.0, 0.0]])
+    def test_class_factors_refuse_a_class_without_positive_sum(self, weights: list[float]) -> None:
+        with pytest.raises(ValueError, match=r"weights of class 1 sum to .* over 2 events"):
+            class_factors(np.array(weights), np.array([0, 1, 1]), 2)
+
+    def test_class_factors_refuse_an_empty_class(self) -> None:
+        with pytest.raises(ValueError, match="weights of class 2 sum to 0 over 0 events"):
+            class_factors(np.ones(2), np.array([0, 1]), 3)
+
+
+class TestOptimisation:
+    @pytest.mark.parametrize("total", [10, 11, 100, 997])
+    def test_schedules_against_torch(self, total: int) -> None:
+        steps = np.arange(total, dtype=np.float64)
+        parameter = nn.Parameter(torch.zeros(1))
+        for name, make in (
+            ("one_cycle", lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, total_steps=total)),
+            ("cosine", lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, total)),
+            ("constant", lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
+        ):
+            optimiser = torch.optim.SGD([parameter], lr=1.0)
+            scheduler = make(optimiser)
+            expected = []
+            for _ in range(total):
+                expected.append(optimiser.param_groups[0]["lr"])
+                optimiser.step()
+                scheduler.step()
+            found = optimisation.SCHEDULES[name](steps, np.full(total, float(total)))
+            assert found == pytest.approx(np.array(expected), rel=1e-9, abs=1e-12)
+
+    @pytest.mark.parametrize("name", get_args(Schedule))
+    @pytest.mark.parametrize("total", [1, 2, 3])
+    def test_schedules_of_few_steps(self, name: str, total: int) -> None:
+        factors = optimisation.SCHEDULES[name](np.arange(total, dtype=np.float64), np.full(total, float(total)))
+        assert np.isfinite(factors).all()
+        assert factors[0] > 0
+
+    def test_clip_against_torch(self) -> None:
+        gradients = torch.randn(4, 50, generator=torch.Generator().manual_seed(1)) * torch.logspace(-2, 2, 4)[:, None]
+        clipped = optimisation.clip(gradients, 1.0)
+        for row, found in zip(gradients, clipped, strict=True):
+            parameter = nn.Parameter(torch.zeros(50))
+            parameter.grad = row.clone()
+            nn.utils.clip_grad_norm_([parameter], 1.0)
+            assert torch.allclose(found, parameter.grad, rtol=1e-6)
+
+    def test_adamw_against_torch_with_a_rate_and_a_pause_for_each_member(self) -> None:
+        generator = torch.Generator().manual_seed(2)
+        start = torch.randn(2, 20, generator=generator, dtype=torch.float64)
+        decays = torch.cat([torch.ones(12), torch.zeros(8)])
+        rates = torch.tensor([[0.01], [0.03]], dtype=torch.float64)
+        found = start.clone()
+        stacked = optimisation.AdamW(found, decays, 0.1)
+        plain = []
+        for row, rate in zip(start, rates, strict=True):
+            parts = [nn.Parameter(row[:12].clone()), nn.Parameter(row[12:].clone())]
+            groups = [{"params": parts[:1], "weight_decay": 0.1}, {"params": parts[1:], "weight_decay": 0.0}]
+            plain.append((parts, torch.optim.AdamW(groups, lr=rate.item())))
+        for step in range(25):
+            gradients = torch.randn(2, 20, generator=generator, dtype=torch.float64)
+            active = torch.tensor([[1.0], [float(step % 3 != 0)]], dtype=torch.float64)
+            before = [found[1].clone(), stacked.first[1].clone(), stacked.second[1].clone()]
+            stacked.step(found, gradients, rates, active)
+            for member, (parts, optimiser) in enumerate(plain):
+                if active[member] == 0:
+                    after = [found[1], stacked.first[1], stacked.second[1]]
+                    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+                    continue
+                parts[0].grad, parts[1].grad = gradients[member, :12].clone(), gradients[member, 12:].clone()
+                optimiser.step()
+        for member, (parts, _) in enumerate(plain):
+            assert torch.allclose(found[member], torch.cat([p.detach() for p in parts]), rtol=1e-10, atol=1e-12)

@@ -1,0 +1,347 @@
+"""The training loop: what a network depends on, and what it must not depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.nn import functional
+
+from models import hashing
+from models.ensemble import Ensemble, predict
+from models.losses import class_factors
+from models.networks import Classifier
+from models.preprocessing import Signature, fit_standardisation
+from models.settings import ModelSettings, TrainingSettings
+from models.training import (
+    MemberPlan,
+    TrainedMember,
+    TrainingDiverged,
+    TrainingEvents,
+    single_threaded,
+    train,
+)
+
+SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "event", "l2", "l2"), ("signal", "background"))
+MODEL = ModelSettings(hidden=(17, 9), dropout=0.2)  # widths that fill no vector register
+TRAINING = TrainingSettings(epochs=4, batch_size=100, learning_rate=5e-3, patience=None)
+
+
+def make_events(count: int = 1500, seed: int = 1) -> TrainingEvents:
+    """Two overlapping classes, an object that is often absent, weights of both signs and some of zero."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, count)
+    values = random.normal(labels[:, np.newaxis] * np.array([1.0, 0.3, 0.8, 0.0]), 1.0, (count, 4)).astype(np.float32)
+    present = np.ones((count, 4), dtype=np.bool_)
+    present[:, 2:] = random.random((count, 1)) < 0.4 + 0.2 * labels[:, np.newaxis]
+    weights = np.where(random.random(count) < 0.1, -1.0, 1.0) * random.uniform(0.5, 2, count)
+    weights *= np.array([0.01, 20.0])[labels]
+    weights[random.random(count) < 0.05] = 0.0
+    identity = random.integers(0, 2**64, count, dtype=np.uint64)
+    return TrainingEvents(SIGNATURE, values, present, labels, weights, identity)
+
+
+def make_plans(count: int = 1500, folds: int = 5, members: int = 1) -> list[MemberPlan]:
+    """Rotating folds of different sizes."""
+    fold = np.minimum(np.arange(count) % (folds + 1), folds - 1)  # the last one is twice as large
+    return [
+        MemberPlan(
+            f,
+            index,
+            np.flatnonzero((fold != f) & (fold != (f + 1) % folds)),
+            np.flatnonzero(fold == (f + 1) % folds),
+        )
+        for f in range(folds)
+        for index in range(members)
+    ]
+
+
+def assert_equal(left: TrainedMember, right: TrainedMember) -> None:
+    """Two networks are the same to the last bit."""
+    assert (left.fold, left.index, left.best_epoch) == (right.fold, right.index, right.best_epoch)
+    assert left.history == right.history
+    assert left.parameters.keys() == right.parameters.keys()
+    for name, value in left.parameters.items():
+        assert np.array_equal(value, right.parameters[name]), name
+    assert np.array_equal(left.standardisation.mean, right.standardisation.mean)
+    assert np.array_equal(left.standardisation.scale, right.standardisation.scale)
+
+
+def differ(left: TrainedMember, right: TrainedMember) -> bool:
+    """Two networks differ in their parameters."""
+    return any(not np.array_equal(value, right.parameters[name]) for name, value in left.parameters.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [
+        (MODEL, TRAINING),
+        (ModelSettings(hidden=(33, 5, 3), activation="mish"), TRAINING),
+        (ModelSettings(hidden=(64, 64), activation="relu", dropout=0.0), dataclasses.replace(TRAINING, batch_size=64)),
+        (ModelSettings(hidden=()), dataclasses.replace(TRAINING, clip_norm=None, schedule="cosine")),
+        (MODEL, dataclasses.replace(TRAINING, epochs=15, learning_rate=0.05, schedule="constant", patience=2)),
+    ],
+)
+def test_alone_and_stacked_are_the_same_to_the_last_bit(model: ModelSettings, training: TrainingSettings) -> None:
+    events, plans = make_events(), make_plans(members=2)
+    stacked = train(events, plans, model, training, 3)
+    for position in (0, 3, 8, 9):
+        assert_equal(train(events, [plans[position]], model, training, 3)[0], stacked[position])
+    for trained, position in zip(train(events, plans[5:2:-1], model, training, 3), (5, 4, 3), strict=True):
+        assert_equal(trained, stacked[position])
+    if training.patience is not None:  # members must have left the stack at different epochs
+        assert len({len(member.history.validation_loss) for member in stacked}) > 1
+
+
+def test_a_run_repeats_itself_and_members_differ() -> None:
+    events, plans = make_events(), make_plans(folds=3, members=2)
+    first = train(events, plans, MODEL, TRAINING, 3)
+    for left, right in zip(first, train(events, plans, MODEL, TRAINING, 3), strict=True):
+        assert_equal(left, right)
+    assert differ(first[0], first[1])
+    assert differ(first[0], train(events, plans[:1], MODEL, TRAINING, 4)[0])
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        TRAINING,
+        dataclasses.replace(TRAINING, schedule="constant", patience=1),
+        dataclasses.replace(TRAINING, clip_norm=None),
+    ],
+)
+def test_events_outside_a_member_s_rows_have_no_influence(training: TrainingSettings) -> None:
+    events, plans = make_events(), make_plans()
+    outside = np.setdiff1d(np.arange(1500), np.concatenate([plans[1].training, plans[1].validation]))
+    values, present, labels = events.values.copy(), events.present.copy(), events.labels.copy()
+    weights, identity = events.weights.copy(), events.identity.copy()
+    values[outside], present[outside], labels[outside] = np.nan, True, 1 - labels[outside]
+    weights[outside], identity[outside] = np.inf, 0
+    spoilt = TrainingEvents(SIGNATURE, values, present, labels, weights, identity)
+    assert len(outside) > 100
+    assert_equal(
+        train(events, [plans[1]], MODEL, training, 3)[0],
+        train(spoilt, [plans[1]], MODEL, training, 3)[0],
+    )
+
+
+def test_a_change_inside_a_member_s_rows_has_influence() -> None:
+    events, plans = make_events(), make_plans()
+    before = train(events, [plans[1]], MODEL, TRAINING, 3)[0]
+    row = plans[1].training[events.weights[plans[1].training] != 0][0]
+    events.values[row, 0] += 1
+    assert differ(before, train(events, [plans[1]], MODEL, TRAINING, 3)[0])
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -999.0])
+def test_what_stands_in_an_absent_value_has_no_influence(garbage: float) -> None:
+    events, plans = make_events(), make_plans()[:2]
+    spoilt = dataclasses.replace(events, values=np.where(events.present, events.values, np.float32(garbage)))
+    for left, right in zip(
+        train(events, plans, MODEL, TRAINING, 3), train(spoilt, plans, MODEL, TRAINING, 3), strict=True
+    ):
+        assert_equal(left, right)
+
+
+def test_the_order_of_the_events_has_no_influence() -> None:
+    events, plans = make_events(), make_plans()[:2]
+    order = np.random.default_rng(1).permutation(1500)
+    place = np.argsort(order)
+    shuffled = TrainingEvents(
+        SIGNATURE,
+        values=events.values[order],
+        present=events.present[order],
+        labels=events.labels[order],
+        weights=events.weights[order],
+        identity=events.identity[order],
+    )
+    moved = [dataclasses.replace(p, training=place[p.training], validation=place[p.validation]) for p in plans]
+    for left, right in zip(
+        train(events, plans, MODEL, TRAINING, 3), train(shuffled, moved, MODEL, TRAINING, 3), strict=True
+    ):
+        assert_equal(left, right)
+
+
+def test_events_of_zero_weight_have_no_influence() -> None:
+    events, plans = make_events(), make_plans()
+    used = plans[0].training[events.weights[plans[0].training] != 0]
+    stopped = plans[0].validation[events.weights[plans[0].validation] != 0]
+    assert len(used) < len(plans[0].training)
+    without = dataclasses.replace(plans[0], training=used, validation=stopped)
+    trained = train(events, [plans[0]], MODEL, TRAINING, 3)[0]
+    assert_equal(trained, train(events, [without], MODEL, TRAINING, 3)[0])
+    assert trained.events == (len(used), len(stopped))
+
+
+def test_two_epochs_against_a_plain_torch_loop() -> None:
+    """The same training, written with torch's layers, loss, clipping, optimiser and schedule."""
+    events, plan = make_events(), make_plans()[2]
+    model = ModelSettings(hidden=(12, 6), activation="gelu", dropout=0.0)
+    training = TrainingSettings(epochs=2, batch_size=90, learning_rate=3e-3, weight_decay=0.05, patience=None)
+    trained = train(events, [plan], model, training, 9)[0]
+
+    rows = plan.training[events.weights[plan.training] != 0]
+    weights = events.weights * class_factors(events.weights[rows], events.labels[rows], 2)[events.labels]
+    fit = fit_standardisation(events.values[rows], events.present[rows], events.weights[rows], events.labels[rows])
+    stream = hashing.key(9, plan.fold, plan.index)
+    start = Classifier(model, SIGNATURE)
+    views = start.views(start.initial([hashing.key(stream, 1)]))
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.absent = nn.Parameter(views["absent"][0, 0].clone())
+            self.weights = nn.ParameterList(views[f"weight{i}"][0].clone() for i in range(3))
+            self.biases = nn.ParameterList(views[f"bias{i}"][0, 0].clone() for i in range(3))
+
+        def forward(self, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
+            there = torch.from_numpy(events.present[chosen])
+            scaled = torch.from_numpy((events.values[chosen] - fit.mean) / fit.scale)
+            objects = torch.stack([there[:, 0], there[:, 2]], dim=1).float()
+            hidden = torch.cat([torch.where(there, scaled, self.absent), objects], dim=1)
+            for i in range(2):
+                hidden = functional.gelu(hidden @ self.weights[i] + self.biases[i])
+            logits: torch.Tensor = hidden @ self.weights[2] + self.biases[2]
+            return logits
+
+    network = Plain()
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": list(network.weights), "weight_decay": 0.05},
+            {"params": [network.absent, *network.biases], "weight_decay": 0.0},
+        ],
+        lr=3e-3,
+    )
+    steps = -(-len(rows) // 90)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 3e-3, total_steps=2 * steps, cycle_momentum=False, pct_start=0.3
+    )
+    for epoch in range(2):
+        key = hashing.splitmix64(torch.tensor([hashing.key(stream, 2) + epoch]))
+        order = hashing.splitmix64(torch.from_numpy(events.identity[rows].view(np.int64)) ^ key).numpy()
+        total = 0.0
+        for step in range(steps):
+            chosen = rows[np.argsort(order)][step * 90 : (step + 1) * 90]
+            losses = functional.cross_entropy(
+                network(chosen), torch.from_numpy(events.labels[chosen]), reduction="none"
+            )
+            loss = (losses * torch.from_numpy(weights[chosen]).float()).sum() / 90
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            scheduler.step()
+            total += loss.item() * 90
+        assert trained.history.training_loss[epoch] == pytest.approx(total / len(rows), rel=1e-5)
+    if trained.best_epoch == 2:
+        for i in range(3):
+            assert trained.parameters[f"weight{i}"] == pytest.approx(
+                network.weights[i].detach().numpy(), rel=1e-3, abs=1e-5
+            )
+    else:
+        pytest.fail("choose settings with which the second epoch is the better one")
+
+
+def test_the_best_epoch_is_restored_and_the_validation_loss_is_what_it_says() -> None:
+    events, plans = make_events(600), make_plans(600, folds=3)
+    training = dataclasses.replace(TRAINING, epochs=40, learning_rate=0.02, schedule="constant", patience=5)
+    for member, plan in zip(train(events, plans, MODEL, training, 3), plans, strict=True):
+        losses = member.history.validation_loss
+        assert member.best_epoch == int(np.argmin(losses)) + 1
+        assert len(losses) == member.best_epoch + 5 < 40
+        assert len(member.history.training_loss) == len(member.history.learning_rate) == len(losses)
+        rows = plan.validation
+        probabilities = predict(Ensemble((member,)), events.values[rows], events.present[rows])[0].astype(np.float64)
+        chosen = np.log(probabilities[np.arange(len(rows)), events.labels[rows]])
+        weights = events.weights[rows]
+        per_class = [
+            (weights * chosen)[events.labels[rows] == c].sum() / weights[events.labels[rows] == c].sum()
+            for c in range(2)
+        ]
+        assert min(losses) == pytest.approx(-np.mean(per_class), rel=1e-4)
+
+
+def test_it_learns() -> None:
+    events, plans = make_events(4000), make_plans(4000)
+    trained = train(events, plans[:1], MODEL, dataclasses.replace(TRAINING, epochs=10), 3)
+    held_out = np.setdiff1d(np.arange(4000), np.concatenate([plans[0].training, plans[0].validation]))
+    scores = predict(Ensemble(tuple(trained)), events.values[held_out], events.present[held_out])[0, :, 1]
+    # The optimal classifier of these Gaussians separates them with an AUC of about 0.83.
+    assert 0.78 < roc_auc_score(events.labels[held_out], scores) < 0.88
+
+
+def test_initial_validation_loss_of_an_untrained_network_is_near_ln_2() -> None:
+    training = dataclasses.replace(TRAINING, epochs=1, learning_rate=1e-9)
+    member = train(make_events(), make_plans()[:1], MODEL, training, 3)[0]
+    assert member.history.validation_loss[0] == pytest.approx(np.log(2), abs=0.4)
+
+
+def test_divergence_names_the_network() -> None:
+    training = dataclasses.replace(TRAINING, learning_rate=1e30, clip_norm=None, schedule="constant")
+    model = ModelSettings(hidden=(8,), activation="linear")
+    with pytest.raises(TrainingDiverged, match="fold 0, member 0 diverged in epoch") as caught:
+        train(make_events(), make_plans()[:2], model, training, 3)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.fold, again.member, again.epoch, str(again)) == (0, 0, caught.value.epoch, str(caught.value))
+
+
+def test_a_class_without_positive_weight_is_an_error_that_names_the_network() -> None:
+    events, plans = make_events(), make_plans()
+    weights = np.where(events.labels == 1, -np.abs(events.weights), events.weights)
+    with pytest.raises(ValueError, match="Fold 0, member 0, training events: the weights of class 1 sum to -"):
+        train(dataclasses.replace(events, weights=weights), plans, MODEL, TRAINING, 3)
+    empty = dataclasses.replace(plans[0], validation=plans[0].validation[:0])
+    with pytest.raises(ValueError, match="validation events: the weights of class 0 sum to 0 over 0 events"):
+        train(events, [empty], MODEL, TRAINING, 3)
+
+
+def test_inputs_that_are_not_finite_or_do_not_fit_are_refused() -> None:
+    events, plans = make_events(), make_plans()
+    values = events.values.copy()
+    values[plans[0].training[0], 1] = np.inf
+    with pytest.raises(ValueError, match="present is not finite, in: pt1"):
+        train(dataclasses.replace(events, values=values), plans, MODEL, TRAINING, 3)
+    with pytest.raises(ValueError, match="weight is not finite"):
+        train(dataclasses.replace(events, weights=np.full(1500, np.nan)), plans, MODEL, TRAINING, 3)
+    with pytest.raises(ValueError, match="not one of the 2 classes"):
+        train(dataclasses.replace(events, labels=events.labels + 1), plans, MODEL, TRAINING, 3)
+    with pytest.raises(ValueError, match=r"values has shape \(1500, 3\); expected \(1500, 4\)"):
+        train(dataclasses.replace(events, values=events.values[:, :3]), plans, MODEL, TRAINING, 3)
+    with pytest.raises(ValueError, match="no network to train"):
+        train(events, [], MODEL, TRAINING, 3)
+
+
+def test_progress_and_threads() -> None:
+    threads = torch.get_num_threads()
+    seen: list[tuple[str, int]] = []
+
+    def note(line: str) -> None:
+        seen.append((line, torch.get_num_threads()))
+
+    try:
+        torch.set_num_threads(2)
+        train(make_events(), make_plans()[:2], MODEL, TRAINING, 3, progress=note)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(KeyError), single_threaded():
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert [count for _, count in seen] == [1] * 4
+    assert seen[0][0].startswith("epoch 1/4: validation loss 0.")
+    assert seen[-1][0].endswith("2 of 2 networks done")
+
+
+def test_standardisation_comes_from_the_training_events_alone() -> None:
+    events, plan = make_events(), make_plans()[1]
+    trained = train(events, [plan], MODEL, TRAINING, 3)[0]
+    rows = plan.training
+    fit = fit_standardisation(events.values[rows], events.present[rows], events.weights[rows], events.labels[rows])
+    assert trained.standardisation.mean == pytest.approx(fit.mean, rel=1e-6)
+    assert trained.standardisation.scale == pytest.approx(fit.scale, rel=1e-6)

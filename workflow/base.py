@@ -1,0 +1,320 @@
+"""The task base class: configuration, identity, store and provenance of every step of the graph.
+
+A step declares a frozen slice of the configuration (`slice`), the user's functions that it calls (`functions`) and what
+it requires; its fingerprint follows, and with it the folder of its outputs. Its `compute` receives only the slice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import law
+import luigi
+
+from analysis.config import EXAMPLES, Configuration
+from workflow.execution.executor import Group, run_groups
+from workflow.identity import FORMAT, ROOT, canonical, fingerprint, library_versions, step_code
+from workflow.messages import show_user_errors
+from workflow.plan import Plan, open_plan
+from workflow.store import atomic_write, staged, store_folder
+
+show_user_errors()
+
+_known: dict[str, bool] = {}
+"""What was complete when this run first asked, by output folder and names (contract 6: asked once per run)."""
+
+RECORDED = ("awkward", "coffea", "law", "luigi", "numpy", "onnxruntime", "pyarrow", "scipy", "torch", "uproot")
+"""Libraries whose versions stand in the provenance without being part of any identity."""
+
+
+class OverridesParameter(luigi.Parameter):  # type: ignore[misc]
+    """``--set KEY=VALUE``, any number of times."""
+
+    def parse(self, value: str | Sequence[str]) -> tuple[str, ...]:
+        """Read what argparse collected, or the text that `serialize` wrote."""
+        if isinstance(value, str):
+            return tuple(json.loads(value)) if value.startswith("[") else (value,)
+        return tuple(value)
+
+    def serialize(self, value: Sequence[str]) -> str:
+        """Write all overrides as one JSON list, for other processes."""
+        return json.dumps(list(value))
+
+    @classmethod
+    def _parser_kwargs(cls, param_name: str, task_name: str | None = None) -> dict[str, Any]:
+        return {**super()._parser_kwargs(param_name, task_name), "action": "append"}
+
+
+class Task(law.Task):
+    """A step of the graph."""
+
+    analysis = luigi.Parameter(
+        default="hww",
+        description="an example of analysis/examples/ or the path of an analysis folder; default: hww",
+    )
+    set = OverridesParameter(
+        default=(),
+        description="override one key of the configuration with a YAML value, as in --set training.epochs=5; any "
+        "number of times",
+    )
+    workflow = luigi.ChoiceParameter(
+        default="local",
+        choices=("local", "dask"),
+        significant=False,
+        description="where branches run: local processes or dask workers; changes no result; default: local",
+    )
+    debug = luigi.BoolParameter(
+        default=False,
+        significant=False,
+        description="show the traceback of a user's mistake too; default: False",
+    )
+
+    exclude_index = True
+    libraries: tuple[str, ...] = ()
+
+    @classmethod
+    def modify_param_values(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Make folders absolute, so that every process finds them."""
+        params = super().modify_param_values(params)
+        name = params.get("analysis")
+        if name and not (EXAMPLES / name / "analysis.yaml").is_file():
+            params["analysis"] = os.path.abspath(os.path.expanduser(name)) if os.path.isdir(name) else name
+        return params
+
+    # What a step declares
+
+    @property
+    def label(self) -> str:
+        """A readable part of the output's folder; not part of the identity."""
+        return str(self.plan.config.name)
+
+    def slice(self, config: Configuration) -> Any:
+        """The frozen part of the configuration that this step receives; all of it is part of the identity."""
+        raise NotImplementedError(f"{type(self).__name__} declares no slice")
+
+    def functions(self) -> Iterable[str]:
+        """Names of the user's functions that this step calls."""
+        return ()
+
+    def outside(self) -> Any:
+        """Identity of an input that no task made."""
+        return None
+
+    def files(self) -> Sequence[str]:
+        """Names of the outputs within this step's folder; a name that ends with a slash is a folder."""
+        raise NotImplementedError(f"{type(self).__name__} declares no outputs")
+
+    def compute(self, out: Path) -> None:
+        """Make the outputs in the folder `out`, from `self.settings` and the outputs of what is required."""
+        raise NotImplementedError(f"{type(self).__name__} computes nothing")
+
+    # What follows from that
+
+    @property
+    def plan(self) -> Plan:
+        """The analysis as this run sees it."""
+        return open_plan(self.analysis, self.set)
+
+    @cached_property
+    def settings(self) -> Any:
+        """The slice of this step."""
+        return self.slice(self.plan.config)
+
+    @cached_property
+    def parts(self) -> dict[str, Any]:
+        """All that determines the outputs."""
+        return {
+            "step": self.task_family,
+            "format": FORMAT,
+            "settings": canonical(self.settings),
+            "code": _step_code(type(self)),
+            "functions": {name: self.plan.function_code(name) for name in sorted(self.functions())},
+            "outside": canonical(self.outside()),
+            "libraries": library_versions(self.libraries),
+            "requires": sorted(task.fingerprint for task in luigi.task.flatten(self.requires())),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The identity of the outputs."""
+        return fingerprint(self.parts)
+
+    @property
+    def folder(self) -> Path:
+        """Where the outputs are."""
+        return store_folder() / self.task_family / self.label / str(self.fingerprint)
+
+    def path(self, name: str) -> Path:
+        """Path of one output."""
+        return self.folder / name
+
+    def output(self) -> dict[str, Any]:
+        """The outputs as law's targets."""
+        return {
+            name: law.LocalDirectoryTarget(str(self.path(name)))
+            if name.endswith("/")
+            else law.LocalFileTarget(str(self.path(name)))
+            for name in self.files()
+        }
+
+    def complete(self) -> bool:
+        """Deeply complete: the outputs exist, and all that is required is complete."""
+        key = f"{self.folder}:{','.join(self.files())}"
+        if key not in _known:
+            _known[key] = all(self.path(name).exists() for name in self.files()) and all(
+                task.complete() for task in luigi.task.flatten(self.requires())
+            )
+        return _known[key]
+
+    def mark_complete(self) -> None:
+        """Remember that the outputs were made in this run."""
+        _known[f"{self.folder}:{','.join(self.files())}"] = True
+
+    def run(self) -> None:
+        """Make the outputs and record how."""
+        self.write([name.rstrip("/") for name in self.files()], "provenance.json")
+
+    def write(self, names: Sequence[str], provenance: str) -> None:
+        """Compute aside, record how in a file of that name, then move the outputs into place."""
+        with staged(self.folder, names) as out, self._provenance(self.folder / provenance):
+            self.compute(out)
+        self.mark_complete()
+
+    @contextmanager
+    def _provenance(self, path: Path) -> Any:
+        wall, cpu = time.time(), time.process_time()
+        yield
+        atomic_write(
+            path,
+            json.dumps(
+                {
+                    "fingerprint": self.fingerprint,
+                    "parts": self.parts,
+                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall)),
+                    "wall_seconds": round(time.time() - wall, 3),
+                    "cpu_seconds": round(time.process_time() - cpu, 3),
+                    "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                    "host": socket.gethostname(),
+                    "python": platform.python_version(),
+                    "versions": {name: version(name) for name in RECORDED},
+                    "code": source_version(),
+                },
+                indent=1,
+            ),
+        )
+
+
+class WorkflowProxy(law.workflow.base.BaseWorkflowProxy):  # type: ignore[misc]
+    """Hands the branches that are not complete to an executor, in groups."""
+
+    workflow_type = "local"
+
+    def complete(self) -> bool:
+        """A workflow is complete when each of its branches is, deeply."""
+        return all(task.complete() for task in self.task.get_branch_tasks().values())
+
+    def run(self) -> None:
+        """Run what was incomplete when this run first asked."""
+        pending = {b: task for b, task in self.task.get_branch_tasks().items() if not task.complete()}
+        parameters = tuple(sorted(self.task.to_str_params().items()))
+        groups = [
+            Group(
+                family=self.task.task_family,
+                parameters=tuple((k, v) for k, v in parameters if k not in ("branch", "branches")),
+                branches=tuple(branches),
+                fingerprints=tuple(pending[b].fingerprint for b in branches),
+            )
+            for branches in self.task.group_branches(list(pending), os.cpu_count() or 1)
+        ]
+        for group in run_groups(groups, self.workflow_type, self.task.task_family):
+            for branch in group.branches:
+                pending[branch].mark_complete()
+
+
+class DaskProxy(WorkflowProxy):
+    """The same on dask workers."""
+
+    workflow_type = "dask"
+
+
+class DaskWorkflow(law.BaseWorkflow):
+    """law's workflow type `dask`."""
+
+    workflow_proxy_cls = DaskProxy
+    exclude_index = True
+
+
+class Workflow(Task, DaskWorkflow):
+    """A step of many branches."""
+
+    workflow_proxy_cls = WorkflowProxy
+    exclude_index = True
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The identity of a branch, or of all of a workflow's branches."""
+        if self.is_branch():
+            return fingerprint(self.parts)
+        return fingerprint({"branches": sorted(t.fingerprint for t in self.get_branch_tasks().values())})
+
+    def workflow_complete(self) -> Any:
+        """Left to the proxy."""
+        return NotImplemented
+
+    def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
+        """Cut the work of this step into groups that run side by side; by default each branch alone."""
+        del slots
+        return [[branch] for branch in branches]
+
+    def run_branches(self, branches: Sequence[int]) -> None:
+        """Run a group of branches in this process."""
+        for branch in branches:
+            self.as_branch(branch).run()
+
+
+def branches_of(numbers: Iterable[int], total: int) -> dict[str, Any]:
+    """Arguments for `req` that choose some branches of a workflow; none if they are all of them."""
+    chosen = sorted(numbers)
+    if len(chosen) == total:
+        return {}
+    return {"branches": tuple(law.util.range_join(chosen))}
+
+
+@lru_cache(maxsize=None)
+def _step_code(cls: type) -> str:
+    module = __import__(cls.__module__, fromlist=["__file__"])
+    return step_code(Path(module.__file__), cls.__name__)
+
+
+@lru_cache(maxsize=1)
+def source_version() -> dict[str, Any]:
+    """Git commit of the project and whether the tree differs from it."""
+
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON output."""
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write a JSON output, readable and without NaN."""
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,89 @@
+"""Local processes: one pool for the whole run, each process single-threaded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from typing import Any
+
+from workflow.execution.executor import Group, listen, run_group, worker_count
+
+SINGLE_THREADED = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+"""Environment of every worker: training arithmetic is single-threaded per process (contract 7)."""
+
+
+@lru_cache(maxsize=1)
+def local_executor() -> LocalExecutor:
+    """The pool of this process, started when it is first needed."""
+    return LocalExecutor(worker_count())
+
+
+class LocalExecutor:
+    """Runs groups in a pool of spawned processes."""
+
+    def __init__(self, processes: int) -> None:
+        # Spawned, not forked: a forked copy of a process with threads (torch, uproot) can hang.
+        context = multiprocessing.get_context("spawn")
+        self._messages: Any = context.SimpleQueue()
+        self._say: Callable[[str], None] | None = None
+        before = {name: os.environ.get(name) for name in SINGLE_THREADED}
+        os.environ.update(SINGLE_THREADED)
+        try:
+            self._pool = ProcessPoolExecutor(
+                processes, mp_context=context, initializer=_start, initargs=(self._messages,)
+            )
+            self._warm_up(processes)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+        threading.Thread(target=self._forward, daemon=True).start()
+
+    def submit(self, groups: Sequence[Group], say: Callable[[str], None]) -> Iterator[Group]:
+        """Run groups and yield each as it ends.
+
+        Raises:
+            RuntimeError: A worker process died.
+        """
+        self._say = say
+        futures = {self._pool.submit(run_group, group): group for group in groups}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BrokenProcessPool as error:
+            local_executor.cache_clear()
+            raise RuntimeError(
+                "a worker process was killed, perhaps for want of memory; what is complete stays, start the run again"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+            self._say = None
+
+    def _warm_up(self, processes: int) -> None:
+        """Start all processes now, while the environment says one thread."""
+        for future in [self._pool.submit(_ready) for _ in range(processes)]:
+            future.result()
+
+    def _forward(self) -> None:
+        while True:
+            text = self._messages.get()
+            speaker = self._say
+            if speaker is not None:
+                speaker(text)
+
+
+def _start(messages: Any) -> None:
+    listen(messages.put)
+
+
+def _ready() -> None:
+    """Nothing to do: the process is there."""

@@ -1,0 +1,25 @@
+"""The steps of the graph, one module each."""
+
+from workflow.tasks.evaluate import EvaluateEnsemble
+from workflow.tasks.export import ExportEnsemble
+from workflow.tasks.features import ComputeFeatures
+from workflow.tasks.folds import PrepareFolds
+from workflow.tasks.inputs import ListInputs
+from workflow.tasks.score import ScoreEvents
+from workflow.tasks.select import SelectEvents
+from workflow.tasks.simulate import SimulateEvents
+from workflow.tasks.statistics import WriteStatistics
+from workflow.tasks.train import TrainFolds
+
+__all__ = [
+    "ComputeFeatures",
+    "EvaluateEnsemble",
+    "ExportEnsemble",
+    "ListInputs",
+    "PrepareFolds",
+    "ScoreEvents",
+    "SelectEvents",
+    "SimulateEvents",
+    "TrainFolds",
+    "WriteStatistics",
+]

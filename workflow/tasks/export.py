@@ -1,0 +1,63 @@
+"""ExportEnsemble: all networks in one ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.config import Configuration
+from workflow.base import Task, write_json
+from workflow.tasks.folds import PrepareFolds
+from workflow.tasks.train import TrainFolds
+
+
+@dataclass(frozen=True)
+class ExportSlice:
+    """What the file says of itself."""
+
+    name: str
+    signal: str
+
+
+class ExportEnsemble(Task):
+    """Write the ensemble as one ONNX file, checked against PyTorch over all events of the pool."""
+
+    exclude_index = False
+    libraries = ("torch", "onnx")
+
+    def requires(self) -> Any:
+        return {"pool": PrepareFolds.req(self), "networks": TrainFolds.req(self)}
+
+    def slice(self, config: Configuration) -> ExportSlice:
+        return ExportSlice(config.name, config.classes.signal)
+
+    def files(self) -> Sequence[str]:
+        return ("ensemble.onnx", "check.json")
+
+    def compute(self, out: Path) -> None:
+        import numpy as np
+
+        from analysis.pool import load_pool
+        from models.export import check_onnx, export_onnx
+
+        requirements = self.requires()
+        ensemble = load_ensemble(requirements["networks"])
+        pool = load_pool(requirements["pool"].path("pool"))
+        metadata = {"analysis": self.settings.name, "signal": self.settings.signal, "fingerprint": str(self.fingerprint)}
+        export_onnx(ensemble, out / "ensemble.onnx", metadata)
+        difference = check_onnx(
+            out / "ensemble.onnx", ensemble, pool.values, pool.present, np.asarray(pool.folds, dtype=np.int64)
+        )
+        if not difference < 1e-5:
+            raise RuntimeError(f"ensemble.onnx differs from PyTorch by up to {difference}; 1e-5 is allowed")
+        write_json(out / "check.json", {"largest_difference": difference, "events": len(pool.labels)})
+
+
+def load_ensemble(networks: Any) -> Any:
+    """Read the networks of all branches of `TrainFolds`."""
+    from models.ensemble import Ensemble, load_member
+
+    members = [load_member(task.path("network.safetensors")) for task in networks.get_branch_tasks().values()]
+    return Ensemble(tuple(members))

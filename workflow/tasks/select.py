@@ -1,0 +1,134 @@
+"""SelectEvents: which entries the analysis keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.config import Configuration
+from workflow.base import Workflow, branches_of, write_json
+from workflow.plan import EntryRange
+from workflow.tasks.inputs import ListInputs
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set's files are read."""
+
+    tree: str
+    layout: str
+    sentinels: dict[str, float]
+    start: int
+    stop: int
+
+    @staticmethod
+    def of(config: Configuration, chunk: EntryRange) -> Layout:
+        """The layout of one chunk."""
+        data = config.data
+        return Layout(config.tree_of(chunk.file.dataset), data.format, dict(data.sentinels), chunk.start, chunk.stop)
+
+
+@dataclass(frozen=True)
+class SelectSlice:
+    """What decides which entries are kept, and what is recorded of them."""
+
+    layout: Layout
+    sample: str
+    file_key: str
+    identity: tuple[str, ...]
+    processes: dict[str, dict[str, float]]
+    generator: str | None
+    cuts: tuple[str, ...]
+    training_cuts: tuple[str, ...]
+    categories: dict[str, str]
+    test_fraction: float
+    test_salt: str
+
+
+class SelectEvents(Workflow):
+    """Apply the cuts and record identity, process, generator weight and cutflow; one branch per file and entry range."""
+
+    exclude_index = False
+
+    def create_branch_map(self) -> list[EntryRange]:
+        return list(self.plan.chunks)
+
+    @property
+    def label(self) -> str:
+        return str(self.branch_data.file.dataset)
+
+    def workflow_requires(self) -> Any:
+        reqs = super().workflow_requires()
+        files = {self.plan.files.index(chunk.file) for chunk in self.branch_map.values()}
+        reqs.inputs = ListInputs.req_different_branching(
+            self, branch=-1, **branches_of(files, len(self.plan.files))
+        )
+        return reqs
+
+    def requires(self) -> Any:
+        number = self.plan.files.index(self.branch_data.file)
+        return {"inputs": ListInputs.req_different_branching(self, branch=number)}
+
+    def slice(self, config: Configuration) -> SelectSlice:
+        chunk: EntryRange = self.branch_data
+        dataset = chunk.file.dataset
+        return SelectSlice(
+            layout=Layout.of(config, chunk),
+            sample=config.sample_of(dataset),
+            # With event numbers the name of the file decides nothing.
+            file_key="" if config.identity.columns else chunk.file.key,
+            identity=config.identity.columns,
+            processes={p: dict(config.processes[p].where) for p in config.processes_of(dataset)},
+            generator=None if config.data.datasets[dataset].collision else config.weights.generator,
+            cuts=config.selection.cuts,
+            training_cuts=config.selection.training_cuts,
+            categories=dict(config.selection.categories),
+            test_fraction=config.folds.test_fraction,
+            test_salt=config.folds.test_salt,
+        )
+
+    def functions(self) -> Iterable[str]:
+        s: SelectSlice = self.settings
+        return (*s.cuts, *s.training_cuts, *s.categories.values())
+
+    def files(self) -> Sequence[str]:
+        return ("events.parquet", "cutflow.json")
+
+    def compute(self, out: Path) -> None:
+        from analysis.columns import write_columns
+        from analysis.selection import SelectionSettings, select
+
+        s: SelectSlice = self.settings
+        selected = select(
+            source_of(s.layout, self.requires()["inputs"].events_path()),
+            SelectionSettings(
+                sample=s.sample,
+                file_key=s.file_key,
+                identity=s.identity,
+                processes=s.processes,
+                generator=s.generator,
+                cuts=s.cuts,
+                training_cuts=s.training_cuts,
+                categories=s.categories,
+                test_fraction=s.test_fraction,
+                test_salt=s.test_salt,
+            ),
+            {name: getattr(self.plan.analysis.physics, name) for name in self.functions()},
+        )
+        write_columns(out / "events.parquet", selected.columns)
+        write_json(
+            out / "cutflow.json",
+            {
+                "cutflow": {name: asdict(flow) for name, flow in selected.cutflow.items()},
+                "totals": {name: asdict(totals) for name, totals in selected.totals.items()},
+            },
+        )
+
+
+def source_of(layout: Layout, path: str) -> Any:
+    """The range of entries that a layout describes, in a file."""
+    from analysis.events import Source
+
+    return Source(path, layout.tree, layout.layout, layout.start, layout.stop, layout.sentinels)  # type: ignore[arg-type]

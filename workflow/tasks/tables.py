@@ -1,0 +1,95 @@
+"""What the steps that look at many files require, and how they put it together to one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from analysis.config import Configuration
+from workflow.base import Task, branches_of, read_json
+from workflow.tasks.features import ComputeFeatures, names_of
+from workflow.tasks.inputs import ListInputs
+from workflow.tasks.select import SelectEvents
+
+if TYPE_CHECKING:
+    from analysis.selection import Cutflow
+    from analysis.table import EventTable, TableSettings
+    from analysis.weights import Totals
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Which data sets declare their sum of generated weights as a number."""
+
+    numbers: dict[str, float]
+
+    @staticmethod
+    def of(config: Configuration, datasets: Iterable[str]) -> Sums:
+        """The declared numbers among some data sets."""
+        declared = {name: config.generated_of(name) for name in datasets}
+        return Sums({name: float(value) for name, value in declared.items() if isinstance(value, (int, float))})
+
+
+def require_events(task: Task, datasets: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
+    """Requirements of a step that reads all events of some data sets.
+
+    Args:
+        task: The step.
+        datasets: Names of the data sets.
+        groups: Groups of columns; one without functions requires nothing.
+    """
+    plan = task.plan
+    chunks, files = plan.chunks_of(datasets), plan.files_of(datasets)
+    requirements = {"inputs": ListInputs.req(task, branch=-1, **branches_of(files, len(plan.files)))}
+    if chunks:
+        chosen = branches_of(chunks, len(plan.chunks))
+        requirements["events"] = SelectEvents.req(task, branch=-1, **chosen)
+        for group in groups:
+            if names_of(plan.config, group):
+                requirements[group] = ComputeFeatures.req(task, branch=-1, group=group, **chosen)
+    return requirements
+
+
+def load_events(requirements: dict[str, Any], settings: TableSettings, sums: Sums) -> tuple[EventTable, dict[str, Totals]]:
+    """Put the column stores of what is required together.
+
+    Returns:
+        The table, and the sums per process from before the selection.
+    """
+    from analysis.table import Chunk, load_table
+    from analysis.weights import Totals, collect_totals
+
+    branches = requirements["events"].get_branch_tasks() if "events" in requirements else {}
+    groups = [r for name, r in requirements.items() if name not in ("inputs", "events")]
+    chunks = []
+    for number, task in branches.items():
+        columns = {}
+        for group in groups:
+            columns |= group.get_branch_tasks()[number].column_paths()
+        file = task.branch_data.file
+        chunks.append(Chunk(file.dataset, file.key, task.path("events.parquet"), columns))
+    counted = [
+        (
+            task.branch_data.file.dataset,
+            {p: Totals(**t) for p, t in read_json(task.path("cutflow.json"))["totals"].items()},
+        )
+        for task in branches.values()
+    ]
+    generated = [
+        (task.branch_data.dataset, read_json(task.path("inputs.json"))["generated"])
+        for task in requirements["inputs"].get_branch_tasks().values()
+    ]
+    totals = collect_totals(counted, generated, sums.numbers)
+    return load_table(chunks, totals, settings), totals
+
+
+def load_cutflows(requirements: dict[str, Any]) -> dict[str, Cutflow]:
+    """Add up the cutflows of all chunks, process by process."""
+    from analysis.selection import Cutflow
+
+    flows: dict[str, Cutflow] = {}
+    for task in requirements["events"].get_branch_tasks().values() if "events" in requirements else ():
+        for process, flow in read_json(task.path("cutflow.json"))["cutflow"].items():
+            flows[process] = flows.get(process, Cutflow()) + Cutflow(**flow)
+    return flows

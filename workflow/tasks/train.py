@@ -1,0 +1,113 @@
+"""TrainFolds: one network per fold and member."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.config import Configuration
+from analysis.errors import UserError
+from models.settings import ModelSettings, TrainingSettings
+from workflow.base import Workflow
+from workflow.execution.executor import say
+from workflow.tasks.folds import PrepareFolds
+
+if TYPE_CHECKING:
+    from analysis.splitting import Scheme
+    from models.training import TrainedMember
+
+
+@dataclass(frozen=True)
+class TrainSlice:
+    """What a network is and how it is trained."""
+
+    fold: int
+    member: int
+    folds: int
+    scheme: Scheme
+    seed: int
+    model: ModelSettings
+    training: TrainingSettings
+
+
+class TrainFolds(Workflow):
+    """Train the networks; one branch per fold and member. Branches of one process train as one stack."""
+
+    exclude_index = False
+    libraries = ("torch",)
+    network: TrainedMember | None = None
+
+    def create_branch_map(self) -> list[tuple[int, int]]:
+        config = self.plan.config
+        return [(fold, member) for fold in range(config.folds.count) for member in range(config.training.members)]
+
+    def workflow_requires(self) -> Any:
+        reqs = super().workflow_requires()
+        reqs.pool = PrepareFolds.req(self)
+        return reqs
+
+    def requires(self) -> Any:
+        return {"pool": PrepareFolds.req(self)}
+
+    def slice(self, config: Configuration) -> TrainSlice:
+        fold, member = self.branch_data
+        return TrainSlice(
+            fold=fold,
+            member=member,
+            folds=config.folds.count,
+            scheme=config.folds.scheme,
+            seed=config.seed,
+            model=config.model,
+            training=_of_one_network(config.training),
+        )
+
+    def files(self) -> Sequence[str]:
+        return ("network.safetensors",)
+
+    def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
+        return [list(branches[i::slots]) for i in range(min(slots, len(branches)))]
+
+    def run_branches(self, branches: Sequence[int]) -> None:
+        tasks = [self.as_branch(branch) for branch in branches]
+        for task, network in zip(tasks, train_stack(tasks), strict=True):
+            task.network = network
+            task.run()
+
+    def compute(self, out: Path) -> None:
+        from models.ensemble import save_member
+
+        save_member(out / "network.safetensors", self.network or train_stack([self])[0])
+
+
+def train_stack(tasks: Sequence[TrainFolds]) -> list[TrainedMember]:
+    """Train the networks of several branches as one stack."""
+    from analysis.pool import load_pool
+    from models.preprocessing import Signature
+    from models.training import MemberPlan, TrainingDiverged, TrainingEvents, train
+
+    pool = load_pool(tasks[0].requires()["pool"].path("pool"))
+    events = TrainingEvents(
+        signature=Signature(pool.features, pool.objects, pool.classes),
+        values=pool.values,
+        present=pool.present,
+        labels=pool.labels,
+        weights=pool.weights,
+        identity=pool.identity,
+    )
+    slices: list[TrainSlice] = [task.settings for task in tasks]
+    plans = [MemberPlan(s.fold, s.member, *pool.rows(s.fold, s.folds, s.scheme)) for s in slices]
+    folds = ", ".join(str(fold) for fold in sorted({s.fold for s in slices}))
+    first = slices[0]
+    try:
+        return train(
+            events, plans, first.model, first.training, first.seed, progress=lambda line: say(f"folds {folds}: {line}")
+        )
+    except TrainingDiverged as error:
+        raise UserError(str(error)) from error
+
+
+def _of_one_network(training: TrainingSettings) -> TrainingSettings:
+    """Training settings as one network sees them: how many there are is no business of any of them."""
+    return replace(training, members=1)
