@@ -7,10 +7,9 @@
 _eventfold_setup() {
     local here
     if [ -n "${BASH_VERSION:-}" ]; then
-        here="${BASH_SOURCE[1]}"
+        here="${BASH_SOURCE[0]}"
     elif [ -n "${ZSH_VERSION:-}" ]; then
-        here="${funcfiletrace[1]%:*}"
-        here="${EVENTFOLD_ROOT_HINT:-$here}"
+        here="$(eval 'print -r -- ${(%):-%x}')"
     else
         echo "setup.sh: source it in bash or zsh" >&2
         return 1
@@ -36,7 +35,7 @@ _eventfold_setup() {
         *":${here}:"*) ;;
         *) export PYTHONPATH="${here}${PYTHONPATH:+:${PYTHONPATH}}" ;;
     esac
-    export LAW_HOME="${LAW_HOME:-${here}/.law}"
+    export LAW_HOME="${here}/.law"
     export LAW_CONFIG_FILE="${here}/law.cfg"
     export LAW_INDEX_FILE="${LAW_HOME}/index"
     export LUIGI_CONFIG_PATH="${here}/law.cfg"
@@ -48,9 +47,9 @@ _eventfold_setup() {
     if [ ! -f "${LAW_INDEX_FILE}" ] || [ -n "$(find "${here}/workflow" -name '*.py' -newer "${LAW_INDEX_FILE}" 2> /dev/null | head -n 1)" ]; then
         "${venv}/bin/law" index --quiet || return 1
     fi
-    # law's completion asks a terminal's shell only.
+    # Completion is for people: a script has no use for it.
     case "$-" in
-        *i*) . "$("${venv}/bin/law" completion 2> /dev/null)" 2> /dev/null ;;
+        *i*) . "$("${venv}/bin/law" completion)" "" ;;
     esac
     return 0
 }
@@ -59,13 +58,13 @@ _eventfold_install() {
     local here="$1" venv="$2" python="" candidate
     for candidate in "${EVENTFOLD_PYTHON:-}" python3 python3.13 python3.12 python3.11; do
         [ -n "${candidate}" ] || continue
-        if "${candidate}" -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2]))' > /dev/null 2>&1; then
+        if "${candidate}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' > /dev/null 2>&1; then
             python="${candidate}"
             break
         fi
     done
     if [ -z "${python}" ]; then
-        echo "setup.sh: Python 3.11 or newer is missing (Debian, Ubuntu: apt-get install python3 python3-venv)" >&2
+        echo "setup.sh: Python 3.11, 3.12 or 3.13 is missing (Debian, Ubuntu: apt-get install python3 python3-venv; another one: EVENTFOLD_PYTHON=/path/to/python3)" >&2
         return 1
     fi
     echo "setup.sh: making the virtual environment ${venv} (once; a few minutes) ..." >&2
@@ -74,9 +73,8 @@ _eventfold_install() {
         return 1
     fi
     # torch comes by pip, which honours the site's own package indexes and wheels; the rest by uv where it is there.
-    # shellcheck disable=SC2086
-    set -- ${EVENTFOLD_TORCH:-torch==2.13.0}
-    if ! "${venv}/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; then
+    if ! printf '%s\n' "${EVENTFOLD_TORCH:-torch==2.13.0}" \
+        | xargs "${venv}/bin/python" -m pip install --quiet --disable-pip-version-check; then
         echo "setup.sh: torch could not be installed; EVENTFOLD_TORCH names another build" >&2
         return 1
     fi

@@ -18,8 +18,8 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
 
     Args:
         path: File to write.
-        columns: Numpy arrays (numbers, bool or strings) or masked arrays, each of shape [N]. Masked entries become
-            nulls. An empty mapping writes a file of no columns.
+        columns: Numpy arrays (numbers, bool or strings) or masked arrays of numbers, each of shape [N]. Masked
+            entries become nulls. An empty mapping writes a file of no columns.
     """
     arrays = {}
     for name, values in columns.items():
@@ -63,9 +63,12 @@ def to_option(array: Any, length: int) -> np.ma.MaskedArray[Any, Any]:
     Raises:
         ValueError: Not one number per event.
     """
-    array = ak.Array(array)
-    if array.ndim != 1:
-        raise ValueError(f"returned {array.type}: one number per event was expected, not a list of them")
+    try:
+        array = ak.Array(array)
+    except TypeError as error:
+        raise ValueError(f"returned {array!r}: one number per event was expected") from error
+    if array.ndim != 1 or array.fields:
+        raise ValueError(f"returned {array.type}: one number per event was expected")
     if len(array) != length:
         raise ValueError(f"returned {len(array)} values for {length} events")
     absent = ak.to_numpy(ak.is_none(array))

@@ -238,35 +238,43 @@ class Configuration(Section):
                 if dataset not in self.data.datasets:
                     hint = nearest(dataset, self.data.datasets)
                     raise ValueError(
-                        f"process {name!r} uses data set {dataset!r}, which is not in data.datasets. {hint}"
+                        f"key processes.{name}.data names {dataset!r}, which is not in data.datasets. {hint}"
                     )
             if process.normalisation == "cross_section" and self.weights.luminosity is None:
-                raise ValueError(f"process {name!r} is normalised by its cross section: weights.luminosity is needed")
+                raise ValueError(
+                    f"key weights.luminosity is missing: process {name!r} is normalised by its cross section"
+                )
         for name, members in self.classes.processes.items():
             for process_name in members:
                 if process_name not in self.processes:
                     hint = nearest(process_name, self.processes)
-                    raise ValueError(f"class {name!r} holds {process_name!r}, which is not in processes. {hint}")
+                    raise ValueError(
+                        f"key classes.processes.{name} names {process_name!r}, which is not in processes. {hint}"
+                    )
                 for dataset in self.processes[process_name].data:
                     if self.data.datasets[dataset].collision:
-                        raise ValueError(f"class {name!r} holds collision data ({process_name!r}): data have no truth")
+                        raise ValueError(
+                            f"key classes.processes.{name} names {process_name!r}, which holds collision data: they "
+                            "have no truth to train on"
+                        )
         used = {dataset for process in self.processes.values() for dataset in process.data}
         for dataset in self.data.datasets:
             if dataset not in used:
-                raise ValueError(f"data set {dataset!r} belongs to no process")
+                raise ValueError(f"key data.datasets.{dataset}: this data set belongs to no process")
         for name in self.data.datasets:
             owners = self.processes_of(name)
             if self.generated_of(name) is not None and (len(owners) > 1 or self.processes[owners[0]].where):
                 raise ValueError(
-                    f"data set {name!r} has a sum of generated weights (`generated`), but its events are divided among "
-                    f"processes {list(owners)}: the sum can't be"
+                    f"key data.datasets.{name}: it has a sum of generated weights (`generated`), but its events are "
+                    f"divided among processes {list(owners)}: the sum can't be"
                 )
         names = [n for group in self.features.values() for n in group]
-        for name in (*names, *self.spectators):
-            if (*names, *self.spectators).count(name) > 1:
-                raise ValueError(f"feature or spectator {name!r} is listed more than once")
+        listed = (*names, *self.spectators)
+        for name in listed:
+            if listed.count(name) > 1:
+                raise ValueError(f"keys features and spectators: {name!r} is listed more than once")
         if not names:
-            raise ValueError("features: no feature is listed")
+            raise ValueError("key features: no feature is listed")
         return self
 
     @property
@@ -412,7 +420,7 @@ def load_analysis(name: str, overrides: Sequence[str] = ()) -> Analysis:
     folder = find_folder(name)
     path = folder / "analysis.yaml"
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -438,13 +446,13 @@ def data_folder(config: Configuration) -> Path | None:
     expanded = os.path.expanduser(os.path.expandvars(text))
     if "$" in expanded:
         raise UserError(
-            f"Analysis {config.name!r} reads its events from {text}, but that variable is not set. Export it as the "
+            f"Analysis {config.name!r}: key data.folder is {text}, but that variable is not set. Export it as the "
             "folder of the downloaded files; docs/data.md says where they are published."
         )
     folder = Path(expanded)
     if not folder.is_dir():
         raise UserError(
-            f"Analysis {config.name!r} reads its events from {text}, but the folder {folder} does not exist. "
+            f"Analysis {config.name!r}: key data.folder is {text}, but the folder {folder} does not exist. "
             "docs/data.md says where the files are published."
         )
     return folder
@@ -469,6 +477,15 @@ def _apply(content: dict[str, Any], override: str) -> None:
     node[keys[-1]] = value
 
 
+_STRUCTURES = {
+    "tuple_type": "a list, such as [one, two],",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "dataclass_type": "a mapping of keys to values",
+}
+"""What pydantic's types are called in YAML."""
+
+
 def _explain(path: Path, error: ValidationError, overrides: Sequence[str]) -> str:
     """Turn pydantic's errors into sentences with file, key, found, expected and nearest name."""
     lines = []
@@ -487,6 +504,8 @@ def _explain(path: Path, error: ValidationError, overrides: Sequence[str]) -> st
             lines.append(f"key {key} is {found!r}, but one of {expected} was expected. {hint}")
         elif kind == "value_error":
             lines.append(f"{'' if key == '(top level)' else f'key {key}: '}{item['ctx']['error']}")
+        elif kind in _STRUCTURES:
+            lines.append(f"key {key} is {found!r}, but {_STRUCTURES[kind]} was expected")
         else:
             lines.append(f"key {key} is {found!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
     seen = list(dict.fromkeys(line.rstrip() for line in lines))
@@ -495,9 +514,9 @@ def _explain(path: Path, error: ValidationError, overrides: Sequence[str]) -> st
 
 
 def _is_union_label(step: int | str) -> bool:
-    """Pydantic adds a label for each branch of a union to the location; a user knows no such key."""
+    """Pydantic labels the branches of a union and the keys of a mapping; a user knows no such key."""
     return isinstance(step, str) and (
-        step in {"float", "int", "str", "GeneratedSum", "SumTo", "CrossSection"}
+        step in {"[key]", "float", "int", "str", "GeneratedSum", "SumTo", "CrossSection"}
         or step.startswith(("literal[", "constrained-", "function-"))
     )
 

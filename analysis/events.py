@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Format = Literal["nanoaod", "flat"]
 
+_TREES = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple", "ROOT::Experimental::RNTuple")
+"""ROOT classes that hold entries."""
+
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -130,11 +133,13 @@ def _open(path: str) -> Any:
 def _tree_key(file: Any, path: str, tree: str) -> str:
     """Find the key of a tree by its name; a name may itself hold a semicolon, so cycles are cut off from the right."""
     cycles: dict[str, int] = {}
-    for key in file.keys():
+    for key, classname in file.classnames().items():
         name, _, cycle = key.rpartition(";")
-        cycles[name] = max(int(cycle), cycles.get(name, 0))
+        if classname in _TREES:
+            cycles[name] = max(int(cycle), cycles.get(name, 0))
     if tree not in cycles:
-        raise UserError(f"{path} holds no tree {tree!r}. {nearest(tree, cycles)} Correct data.tree in analysis.yaml.")
+        hint = nearest(tree, cycles) or "There is no tree in it at all."
+        raise UserError(f"{path} holds no tree {tree!r}. {hint} Correct the key data.tree or the data set's `tree`.")
     return f"{tree};{cycles[tree]}"
 
 
@@ -245,20 +250,31 @@ def read_generated(path: str, place: GeneratedSum | None) -> float | None:
         The sum; None without a place.
 
     Raises:
-        UserError: Tree, branch or histogram is missing.
+        UserError: Tree, branch or histogram is missing, or what is there is no finite number.
     """
     if place is None:
         return None
     with _open(path) as file:
         if place.histogram is not None:
-            names = {key.rpartition(";")[0] for key in file.keys()}
+            names = {
+                key.rpartition(";")[0] for key, classname in file.classnames().items() if classname.startswith("TH")
+            }
             if place.histogram not in names:
-                raise UserError(f"{path} holds no histogram {place.histogram!r}. {nearest(place.histogram, names)}")
-            return float(np.sum(file[place.histogram].values(flow=True)))
-        tree = file[_tree_key(file, path, str(place.tree))]
-        if place.branch not in tree.keys():
-            raise UserError(
-                f"{path}, tree {place.tree!r}: there is no branch {place.branch!r}. "
-                f"{nearest(str(place.branch), tree.keys())} Correct data.generated."
-            )
-        return float(np.sum(tree[place.branch].array(library="np"), dtype=np.float64))
+                hint = nearest(place.histogram, names) or "There is no histogram in it at all."
+                raise UserError(f"{path} holds no histogram {place.histogram!r}. {hint} Correct data.generated.")
+            values = file[place.histogram].values(flow=True)
+        else:
+            tree = file[_tree_key(file, path, str(place.tree))]
+            if place.branch not in tree.keys():
+                raise UserError(
+                    f"{path}, tree {place.tree!r}: there is no branch {place.branch!r}. "
+                    f"{nearest(str(place.branch), tree.keys())} Correct data.generated."
+                )
+            values = tree[place.branch].array(library="np")
+    where = f"{path}, {place.histogram or f'{place.tree}.{place.branch}'}"
+    if values.dtype.kind not in "fiu":
+        raise UserError(f"{where} holds {values.dtype}, but one number per entry was expected. Correct data.generated.")
+    total = float(np.sum(values, dtype=np.float64))
+    if not np.isfinite(total):
+        raise UserError(f"{where}: the sum of generated weights is {total}; a finite number was expected.")
+    return total

@@ -43,7 +43,13 @@ def call_mask(name: str, function: Function, events: Events, source: Source) -> 
     Raises:
         UserError: The function failed or did not return one bool per event.
     """
-    result = ak.Array(call(name, function, events, source))
+    returned = call(name, function, events, source)
+    try:
+        result = ak.Array(returned)
+    except TypeError as error:
+        raise UserError(
+            f"{name}(events) returned {returned!r} for {len(events)} events; one bool per event was expected."
+        ) from error
     if result.ndim != 1 or len(result) != len(events):
         raise UserError(
             f"{name}(events) returned {result.type} for {len(events)} events; one bool per event was expected."

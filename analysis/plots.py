@@ -24,6 +24,7 @@ from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
+from analysis.errors import UserError
 from analysis.metrics import ks_weighted, roc_curve
 from analysis.splitting import roles
 from analysis.table import EventTable
@@ -65,10 +66,11 @@ STYLE: Any = {  # matplotlib's type is a literal of all its keys
 }
 """Ticks and labels as the field draws them, in sizes for a web page."""
 
-DPI = 110
+DPI = 100
 DATA_COLOR = "#000000"
 _SMALL = (4.3, 3.5)
 _MARGINS: Margins = (0.62, 0.47, 0.12, 0.3)
+_TIGHT: Margins = (0.62, 0.47, 0.12, 0.1)
 _CURVE_POINTS = 500
 
 
@@ -204,7 +206,16 @@ def plot_settings(
         config: The analysis.
         variables: Label and unit of every feature and spectator.
         dropped: Features that the network does not see, since no event has them.
+
+    Raises:
+        UserError: A process has a colour that matplotlib does not know.
     """
+    for name, process in config.processes.items():
+        if process.color is not None and not mpl.colors.is_color_like(process.color):
+            raise UserError(
+                f"Analysis {config.name!r}, key processes.{name}.color: {process.color!r} is no colour. Write one like "
+                '"#e42536" or a name like "crimson", or leave it out.'
+            )
     data = {name for name, dataset in config.data.datasets.items() if dataset.collision}
     members = config.classes.processes[config.classes.signal]
     collision = [name for name, p in config.processes.items() if set(p.data) <= data]
@@ -363,7 +374,8 @@ def _distribution(
                 ax.plot([], [], color=group.color, label=text if absent == 1 else f"{text} (Σw ≤ 0: not drawn)")
             numbers["classes"][group.name] = entry
         ax.set_xlim(edges[0], edges[-1])
-        ax.set_ylim(min(0.0, ax.get_ylim()[0]), None)
+        drawn = any(entry["density"] for entry in numbers["classes"].values())
+        ax.set_ylim((min(0.0, ax.get_ylim()[0]), None) if drawn else (0.0, 1.0))
         ax.minorticks_off()
         ax.ticklabel_format(axis="y", scilimits=(-2, 4))
         ax.yaxis.get_offset_text().set_x(-0.15)  # beside the legend, not behind it
@@ -409,14 +421,14 @@ def correlation(
         for i, j in np.argwhere(np.abs(np.nan_to_num(matrix)) >= 0.1):
             if i != j:
                 color = "white" if abs(matrix[i, j]) > 0.65 else "black"
-                ax.text(j, i, f"{100 * matrix[i, j]:.0f}", ha="center", va="center", fontsize=5.5, color=color)
+                ax.text(j, i, f"{100 * matrix[i, j]:.0f}", ha="center", va="center", fontsize=6.5, color=color)
         figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, label="correlation coefficient")
     cells = [[float(x) if np.isfinite(x) else None for x in row] for row in matrix]
     return Plot(
         name=f"correlation_{name}",
         section="features",
         title=f"Correlation of the features, {title}",
-        caption="Linear correlation in percent (from 10 % on), of each pair over the events in which both are "
+        caption="Linear correlation in percent (from 10% on), of each pair over the events in which both are "
         "present, weighted by |w|. Grey: never present together, or constant.",
         figure=figure,
         numbers={"features": [v.name for v in variables], "matrix": cells},
@@ -463,7 +475,7 @@ def learning_curves(histories: Sequence[Mapping[str, Any]]) -> Plot:
     folds = sorted({int(h["fold"]) for h in histories})
     colors = dict(zip(folds, _palette(len(folds)), strict=True))
     several = len(histories) > len(folds)
-    with _figure((7.2, 4.6), rows=(4, 1), margins=_MARGINS) as (figure, (ax, below)):
+    with _figure((7.2, 4.6), rows=(4, 1), margins=_TIGHT) as (figure, (ax, below)):
         for history in histories:
             color, epochs = colors[int(history["fold"])], history["epoch"]
             alpha = 0.6 if several else 1.0
@@ -482,9 +494,11 @@ def learning_curves(histories: Sequence[Mapping[str, Any]]) -> Plot:
         ax.tick_params(labelbottom=False)
         below.set_ylabel("learning rate", fontsize=7, loc="center")
         below.set_xlabel("epoch")
-        below.set_ylim(0, None)
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
-        below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+        peak = max(max(history["learning_rate"]) for history in histories)
+        below.set_ylim(0, 1.15 * peak)
+        below.set_yticks([0, peak], ["0", f"{peak:.2g}"])
+        below.minorticks_off()
     keys = ("fold", "member", "epoch", "training_loss", "validation_loss", "learning_rate", "best_epoch")
     return Plot(
         name="learning_curves",
@@ -517,7 +531,7 @@ def roc(
         or below leave it undefined.
     """
     numbers: dict[str, Any] = {"folds": []}
-    with _figure((5.0, 4.8), margins=_MARGINS) as (figure, ax):
+    with _figure((5.0, 4.8), margins=_TIGHT) as (figure, ax):
         ax.plot([0, 1], [1, 0], color="#999999", linewidth=0.8, linestyle=":")
         for f, sample in enumerate(folds):
             label = "single folds" if f == 0 else None
@@ -535,7 +549,7 @@ def roc(
         name="roc",
         section="performance",
         title="Signal against the rest",
-        caption="ROC curves with physics weights; the area below a curve is its AUC, with its 68 % interval. With "
+        caption="ROC curves with physics weights; the area below a curve is its AUC, with its 68% interval. With "
         "negative weights a curve may run backwards; it is shown as it is.",
         figure=figure,
         numbers=numbers,
@@ -952,7 +966,7 @@ def confusion(matrix: Sequence[Sequence[float | None]], classes: Sequence[Group]
         ax.set_yticks(range(count), titles)
         _matrix_axes(ax)
         for i, j in np.ndindex(count, count):
-            text = "–" if np.isnan(cells[i, j]) else f"{100 * cells[i, j]:.1f} %"
+            text = "–" if np.isnan(cells[i, j]) else f"{100 * cells[i, j]:.1f}%"
             ax.text(j, i, text, ha="center", va="center", color="white" if cells[i, j] > 0.55 else "black")
         ax.set_xlabel("most probable class", loc="center")
         ax.set_ylabel("true class", loc="center")
@@ -961,7 +975,7 @@ def confusion(matrix: Sequence[Sequence[float | None]], classes: Sequence[Group]
         name="confusion",
         section="performance",
         title="Confusion matrix",
-        caption="Ensemble on test events: where the events of each true class go; rows add up to 100 %.",
+        caption="Ensemble on test events: where the events of each true class go; rows add up to 100%.",
         figure=figure,
         numbers={"classes": [g.name for g in classes], "matrix": [list(row) for row in matrix]},
     )
@@ -991,7 +1005,7 @@ def category_auc(categories: Mapping[str, Mapping[str, Any]]) -> Plot:
         name="category_auc",
         section="performance",
         title="AUC by category",
-        caption="Weighted AUC of the ensemble on the test events of each category, with 68 % intervals.",
+        caption="Weighted AUC of the ensemble on the test events of each category, with 68% intervals.",
         figure=figure,
         numbers={name: dict(estimate) for name, estimate in categories.items()},
     )
@@ -1016,6 +1030,10 @@ def _figure(
             (width, height), (left, bottom, right, top) = size, margins
             figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, hspace=0.06)
         yield figure, figure.subplots(len(rows), sharex=len(rows) > 1, gridspec_kw={"height_ratios": rows})
+        if not margins:
+            # Laid out once and for all: every further pass would move the axes a little.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
 
 
 def _matrix_axes(ax: Axes) -> None:

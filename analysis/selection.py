@@ -152,7 +152,7 @@ def _identity(
         return event_identity(settings.sample, [file_key, entries])
     columns = []
     for name in settings.identity:
-        values = ak.to_numpy(events[name])
+        values = _plain(events, source, name, "identity.columns")
         if values.dtype.kind not in "iu":
             raise UserError(
                 f"{source.path}, tree {source.tree!r}: identity column {name!r} holds {values.dtype}, but an integer "
@@ -169,7 +169,7 @@ def _processes(events: Events, source: Source, settings: SelectionSettings) -> n
     for i, conditions in enumerate(settings.processes.values()):
         matches[i] = True
         for branch, value in conditions.items():
-            matches[i] &= ak.to_numpy(events[branch]) == value
+            matches[i] &= _plain(events, source, branch, "`where`") == value
     count = matches.sum(axis=0)
     if np.any(count != 1):
         entry = int(np.flatnonzero(count != 1)[0])
@@ -184,7 +184,7 @@ def _processes(events: Events, source: Source, settings: SelectionSettings) -> n
 def _generator_weight(events: Events, source: Source, settings: SelectionSettings) -> npt.NDArray[np.float64]:
     if settings.generator is None:
         return np.ones(len(events), dtype=np.float64)
-    weight = ak.to_numpy(events[settings.generator]).astype(np.float64)
+    weight = _plain(events, source, settings.generator, "weights.generator").astype(np.float64)
     if not np.all(np.isfinite(weight)):
         entry = int(np.flatnonzero(~np.isfinite(weight))[0])
         raise UserError(
@@ -192,6 +192,24 @@ def _generator_weight(events: Events, source: Source, settings: SelectionSetting
             f"{settings.generator} is {weight[entry]}; a finite number was expected."
         )
     return np.asarray(weight, dtype=np.float64)
+
+
+def _plain(events: Events, source: Source, branch: str, key: str) -> npt.NDArray[Any]:
+    """Read a branch that the configuration names under a key, with one number for every event."""
+    column = ak.Array(events[branch])
+    values = ak.to_numpy(column) if column.ndim == 1 and not column.fields else None
+    if values is None or values.dtype.kind not in "biuf":
+        raise UserError(
+            f"{source.path}, tree {source.tree!r}: branch {branch!r} holds {column.type.content}, but one number per "
+            f"event was expected. Correct {key}."
+        )
+    if np.ma.is_masked(values):
+        entry = int(np.flatnonzero(np.ma.getmaskarray(values))[0])
+        raise UserError(
+            f"{source.path}, tree {source.tree!r}, entry {source.start + entry}: branch {branch!r} of {key} is absent; "
+            "it needs a value in every event. Take it out of data.sentinels, or correct the key."
+        )
+    return np.asarray(values)
 
 
 def _categories(

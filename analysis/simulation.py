@@ -265,7 +265,7 @@ def simulate(sample: str, events: int, seed: int, *, part: int = 0, multiparton:
         )
     sequence = np.random.SeedSequence([seed, zlib.crc32(sample.encode()), part])
     rng = np.random.Generator(np.random.PCG64(sequence))
-    generators = _start(SAMPLES[sample], rng, multiparton)
+    generators = start_generators(SAMPLES[sample], rng, multiparton)
     shares = np.array([channel.share for channel in SAMPLES[sample].channels])
 
     batches: list[dict[str, Any]] = []
@@ -274,9 +274,8 @@ def simulate(sample: str, events: int, seed: int, *, part: int = 0, multiparton:
         # As many as should do, by the share that passed so far; at most 500, since whole records stay in memory.
         wanted = (events - kept) * (generated + 2) / (kept + 1)
         counts = rng.multinomial(min(int(1.1 * wanted) + 20, 500), shares / shares.sum())
-        pieces = [_flat(g.nextBatch(int(n))) for g, n in zip(generators, counts, strict=True) if n]
-        particles = _join(pieces)
-        leptons = _dressed_leptons(particles)
+        particles = _join([flatten(g.nextBatch(int(n))) for g, n in zip(generators, counts, strict=True) if n])
+        leptons = dressed_leptons(particles)
         passed = np.zeros(particles.events, dtype=np.bool_)
         passed[leptons.event[(leptons.pt > FILTER_PT) & (np.abs(leptons.eta) < FILTER_ETA)]] = True
         # Events of all channels were generated in random order, and the part ends with the last that it needs: later
@@ -287,7 +286,7 @@ def simulate(sample: str, events: int, seed: int, *, part: int = 0, multiparton:
         generated += int(np.flatnonzero(order == needed[-1])[0]) + 1 if full else particles.events
         kept += len(needed)
         if len(needed):
-            batches.append(_reconstruct(particles, leptons, np.sort(needed), SAMPLES[sample].fake_share, rng))
+            batches.append(reconstruct(particles, leptons, np.sort(needed), SAMPLES[sample].fake_share, rng))
 
     columns: dict[str, Any] = {
         "run": np.ones(events, dtype=np.uint32),
@@ -295,8 +294,11 @@ def simulate(sample: str, events: int, seed: int, *, part: int = 0, multiparton:
         "event": np.arange(events, dtype=np.uint64) + np.uint64(part * EVENTS_PER_PART),
         "genWeight": np.ones(events, dtype=np.float32),
     }
-    for name in batches[0]:
-        columns[name] = ak.to_packed(ak.concatenate([batch[name] for batch in batches]))
+    for name, first in batches[0].items():
+        pieces = [batch[name] for batch in batches]
+        columns[name] = (
+            np.concatenate(pieces) if isinstance(first, np.ndarray) else ak.to_packed(ak.concatenate(pieces))
+        )
     # Pythia gives mb.
     sigma = [(1e9 * g.infoPython().sigmaGen(), 1e9 * g.infoPython().sigmaErr()) for g in generators]
     return SimulatedPart(
@@ -388,7 +390,7 @@ class Leptons:
     origin: Integers
 
 
-def _start(sample: GeneratorSample, rng: np.random.Generator, multiparton: bool) -> list[Any]:
+def start_generators(sample: GeneratorSample, rng: np.random.Generator, multiparton: bool) -> list[Any]:
     """Initialise one Pythia per decay channel."""
     import pythia8mc
 
@@ -412,7 +414,7 @@ def _start(sample: GeneratorSample, rng: np.random.Generator, multiparton: bool)
     return generators
 
 
-def _flat(batch: Any) -> Particles:
+def flatten(batch: Any) -> Particles:
     """Turn the records of `nextBatch` into flat arrays."""
     record = batch.prt
     counts = ak.to_numpy(ak.num(record.id)).astype(np.int64)
@@ -455,7 +457,7 @@ def _join(pieces: Sequence[Particles]) -> Particles:
     )
 
 
-def _dressed_leptons(particles: Particles) -> Leptons:
+def dressed_leptons(particles: Particles) -> Leptons:
     """Find the final electrons and muons, and give electrons back the photons that they radiated within ΔR < 0.1."""
     absolute = np.abs(particles.id)
     rows = np.flatnonzero(particles.final & ((absolute == 11) | (absolute == 13)))
@@ -482,8 +484,9 @@ def _dressed_leptons(particles: Particles) -> Leptons:
 
 def _radiated(particles: Particles) -> Booleans:
     """Final photons whose mother is an electron."""
-    radiated = particles.final & (particles.id == 22) & (particles.mother >= 0)
-    radiated[radiated] = np.abs(particles.id[particles.mother[radiated]]) == 11
+    photons = np.flatnonzero(particles.final & (particles.id == 22) & (particles.mother >= 0))
+    radiated = np.zeros(len(particles.id), dtype=np.bool_)
+    radiated[photons] = np.abs(particles.id[particles.mother[photons]]) == 11
     return radiated
 
 
@@ -569,7 +572,8 @@ def muon_resolution(pt: Floats, eta: Floats) -> Floats:
     region = np.searchsorted([0.5, 1.5], np.abs(eta))
     constant = np.array([0.010, 0.015, 0.025])[region]
     slope = np.array([1.0e-4, 1.5e-4, 3.5e-4])[region]
-    return np.hypot(constant, slope * pt)
+    resolution: Floats = np.hypot(constant, slope * pt)
+    return resolution
 
 
 def jet_resolution(pt: Floats) -> Floats:
@@ -608,7 +612,8 @@ def soft_resolution(sum_et: Floats) -> Floats:
 
     Source U: (0.40 + 0.09 √μ) √(ΣE_T + 20 GeV · μ) with μ pile-up collisions.
     """
-    return (0.40 + 0.09 * np.sqrt(PILE_UP)) * np.sqrt(np.maximum(sum_et, 0) + 20 * PILE_UP)
+    resolution: Floats = (0.40 + 0.09 * np.sqrt(PILE_UP)) * np.sqrt(np.maximum(sum_et, 0) + 20 * PILE_UP)
+    return resolution
 
 
 def fake_electron_rate(pt: Floats, eta: Floats) -> Floats:
@@ -628,11 +633,11 @@ def fake_electron_pt(uniform: Floats, pt: Floats) -> Floats:
     from scipy.special import ndtr, ndtri
 
     below = ndtr((LEPTON_PT / pt - 0.40) / 0.19)
-    fraction = 0.40 + 0.19 * ndtri(below + uniform * (1 - below))
+    fraction: Floats = 0.40 + 0.19 * ndtri(below + uniform * (1 - below))
     return np.clip(fraction, LEPTON_PT / pt, 1.0) * pt
 
 
-def _reconstruct(
+def reconstruct(
     particles: Particles, leptons: Leptons, chosen: Integers, fake_share: float, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Reconstruct the chosen events of a batch.
@@ -805,7 +810,8 @@ def _jets(particles: Particles, hadronic: Booleans, rng: np.random.Generator) ->
     scale = 1 + jet_resolution(jets["true_pt"]) * rng.standard_normal(len(px))
     jets["pt"] = jets["true_pt"] * scale
     jets["mass"] = np.sqrt(np.maximum(energy**2 - px**2 - py**2 - pz**2, 0)) * scale
-    return jets[(jets["pt"] > JET_PT) & (np.abs(jets["eta"]) < JET_ETA)]
+    accepted: npt.NDArray[Any] = jets[(jets["pt"] > JET_PT) & (np.abs(jets["eta"]) < JET_ETA)]
+    return accepted
 
 
 def _overlaps(jets: npt.NDArray[Any], found: npt.NDArray[Any], events: int) -> Booleans:

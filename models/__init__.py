@@ -1,0 +1,1 @@
+"""What a network is: preprocessing, stacked networks, training, ensembles and their export."""

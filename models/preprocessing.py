@@ -13,6 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+CLIP = 3.0
+"""Where the smooth clip of standardised values levels off."""
+LARGEST = 1e6
+"""Beyond this a standardised value is level with the clip, and its square would leave float32's range in the end."""
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -104,19 +109,25 @@ def encode(
 ) -> Tensor:
     """Turn features into network inputs, for a stack of M networks.
 
+    A standardised value z becomes z / √(1 + (z/3)²), the smooth clip of Holzmüller, Grinsztajn and Steinwart (arXiv
+    2407.04491, RealMLP): order and resolution of ordinary values stay, and the long tails of momenta and masses cannot
+    dominate a layer.
+
     Args:
         values: ``[M, B, F]``, or ``[1, B, F]`` where all networks see the same events. Absent entries may hold
             anything, NaN and infinities included.
         present: bool, like ``values``.
         statistics: Mean and scale of the standardisation, ``[M, 1, F]`` each.
-        absent: The learned replacements of absent values, after standardisation, ``[M, 1, F]``.
+        absent: The learned replacements of absent values, after standardisation and clip, ``[M, 1, F]``.
         membership: Which feature belongs to which object, 0 or 1, ``[F, O]``.
 
     Returns:
-        ``[M, B, F + O]``: standardised or learned values, then 1 for each object that has any of its features.
+        ``[M, B, F + O]``: the standardised values, smoothly clipped, or the learned ones; then 1 for each object
+        that has any of its features.
     """
     mean, scale = statistics
-    standardised = (values - mean) / scale  # (M, B, F)
+    scaled = ((values - mean) / scale).clamp(-LARGEST, LARGEST)  # (M, B, F)
+    standardised = scaled / torch.sqrt(1 + (scaled / CLIP) ** 2)  # (M, B, F)
     filled = torch.where(present, standardised, absent)  # (M, B, F)
     there = ((present.to(membership.dtype) @ membership) > 0).to(filled.dtype)  # (M or 1, B, O)
     return torch.cat([filled, there.expand(filled.shape[0], -1, -1)], dim=-1)  # (M, B, F + O)

@@ -29,7 +29,7 @@ class ModelSettings:
     type: Literal["dense"] = "dense"
     hidden: tuple[int, ...] = (128, 128, 128)
     activation: Activation = "silu"
-    dropout: float = 0.1
+    dropout: float = 0.2
 
     def __post_init__(self) -> None:
         # Width 1 would turn matrix products into matrix-vector products, whose rounding depends on the stack.
@@ -56,10 +56,10 @@ class TrainingSettings:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    epochs: int = 60
+    epochs: int = 30
     batch_size: int = 256
     learning_rate: float = 2e-3
-    weight_decay: float = 3e-4
+    weight_decay: float = 0.1
     schedule: Schedule = "one_cycle"
     patience: int | None = 10
     clip_norm: float | None = 1.0

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -234,7 +235,7 @@ class _Table:
     @classmethod
     def load(cls, events: TrainingEvents, device: str) -> _Table:
         """Copy the events to the device."""
-        values = np.where(events.present, events.values, np.float32(0)).astype(np.float32)
+        values = np.where(events.present, events.values, np.float32(0))
         columns = (values, events.present, events.labels, events.weights, events.identity.view(np.int64))
         return cls(*(torch.from_numpy(np.concatenate([c, np.zeros_like(c[:1])])).to(device) for c in columns))
 
@@ -432,14 +433,18 @@ def _check(events: TrainingEvents, members: Sequence[MemberPlan]) -> None:
     count, features, classes = len(events.labels), len(events.signature.features), len(events.signature.classes)
     if not members:
         raise ValueError("There is no network to train; expected at least one member.")
-    for name, column, shape in (
-        ("values", events.values, (count, features)),
-        ("present", events.present, (count, features)),
-        ("weights", events.weights, (count,)),
-        ("identity", events.identity, (count,)),
-    ):
-        if column.shape != shape:
-            raise ValueError(f"{name} has shape {column.shape}; expected {shape}.")
+    columns: dict[str, tuple[npt.NDArray[Any], tuple[int, ...], type]] = {
+        "values": (events.values, (count, features), np.float32),
+        "present": (events.present, (count, features), np.bool_),
+        "labels": (events.labels, (count,), np.int64),
+        "weights": (events.weights, (count,), np.float64),
+        "identity": (events.identity, (count,), np.uint64),
+    }
+    for name, (column, shape, kind) in columns.items():
+        if column.shape != shape or column.dtype != kind:
+            raise ValueError(
+                f"{name} has shape {column.shape} and type {column.dtype}; expected {shape} and {np.dtype(kind)}."
+            )
     rows = np.unique(np.concatenate([r for plan in members for r in (plan.training, plan.validation)]))
     if not np.isfinite(events.weights[rows]).all():
         raise ValueError("An event weight is not finite.")

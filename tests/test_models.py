@@ -154,11 +154,22 @@ class TestPreprocessing:
     def test_encode(self) -> None:
         statistics = (torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[2.0, 2.0, 2.0]]]))
         membership = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-        values = torch.tensor([[[3.0, math.nan, 5.0], [math.inf, -7.0, -999.0]]])
+        values = torch.tensor([[[9.0, math.nan, 5.0], [math.inf, -7.0, -999.0]]])
         present = torch.tensor([[[True, False, True], [False, False, False]]])
         absent = torch.tensor([[[10.0, 20.0, 30.0]]])
         found = encode(values, present, statistics, absent, membership)
-        assert found.tolist() == [[[1.0, 20.0, 1.0, 1.0, 1.0], [10.0, 20.0, 30.0, 0.0, 0.0]]]
+        clipped = [4 / math.sqrt(1 + (4 / 3) ** 2), 1 / math.sqrt(1 + (1 / 3) ** 2)]
+        assert found[0, 0].tolist() == pytest.approx([clipped[0], 20.0, clipped[1], 1.0, 1.0])
+        assert found[0, 1].tolist() == [10.0, 20.0, 30.0, 0.0, 0.0]
+
+    def test_encode_keeps_the_order_of_values_and_bounds_them(self) -> None:
+        values = torch.tensor([-3e38, -1e8, -100.0, -1.0, 0.0, 0.001, 1.0, 100.0, 1e8, 3e38]).view(1, 10, 1)
+        statistics = (torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1e-3))
+        present = torch.ones(1, 10, 1, dtype=torch.bool)
+        found = encode(values, present, statistics, torch.zeros(1, 1, 1), torch.ones(1, 1))[0, :, 0]
+        assert found.diff().min() >= 0
+        assert found.abs().max() == pytest.approx(3)
+        assert found[4] == 0
 
     @pytest.mark.parametrize("garbage", [math.nan, math.inf, -math.inf, -999.0, 3e38])
     def test_absent_values_do_not_matter(self, garbage: float) -> None:
@@ -241,7 +252,8 @@ class TestNetworks:
             network = _torch_network(classifier, rows[member], activation)
             absent = views["absent"][member].detach().clone().requires_grad_()
             there = present[member]
-            filled = torch.where(there, (values[member] - mean[member]) / scale[member], absent)
+            scaled = (values[member] - mean[member]) / scale[member]
+            filled = torch.where(there, scaled / (1 + scaled.square() / 9).sqrt(), absent)
             objects = torch.stack([there[:, 0], there[:, 1], there[:, 3]], dim=1).double()
             plain = functional.cross_entropy(
                 network(torch.cat([filled, objects], dim=1)), labels[member], reduction="none"

@@ -203,6 +203,7 @@ def test_two_epochs_against_a_plain_torch_loop() -> None:
         def forward(self, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
             there = torch.from_numpy(events.present[chosen])
             scaled = torch.from_numpy((events.values[chosen] - fit.mean) / fit.scale)
+            scaled = scaled / torch.sqrt(1 + (scaled / 3) ** 2)
             objects = torch.stack([there[:, 0], there[:, 2]], dim=1).float()
             hidden = torch.cat([torch.where(there, scaled, self.absent), objects], dim=1)
             for i in range(2):
@@ -311,8 +312,10 @@ def test_inputs_that_are_not_finite_or_do_not_fit_are_refused() -> None:
         train(dataclasses.replace(events, weights=np.full(1500, np.nan)), plans, MODEL, TRAINING, 3)
     with pytest.raises(ValueError, match="not one of the 2 classes"):
         train(dataclasses.replace(events, labels=events.labels + 1), plans, MODEL, TRAINING, 3)
-    with pytest.raises(ValueError, match=r"values has shape \(1500, 3\); expected \(1500, 4\)"):
+    with pytest.raises(ValueError, match=r"values has shape \(1500, 3\) .*; expected \(1500, 4\)"):
         train(dataclasses.replace(events, values=events.values[:, :3]), plans, MODEL, TRAINING, 3)
+    with pytest.raises(ValueError, match=r"identity has .* type int64; .* uint64"):
+        train(dataclasses.replace(events, identity=events.labels), plans, MODEL, TRAINING, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no network to train"):
         train(events, [], MODEL, TRAINING, 3)
 

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -292,7 +292,7 @@ def branches_of(numbers: Iterable[int], total: int) -> dict[str, Any]:
     return {"branches": tuple(law.util.range_join(chosen))}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _step_code(cls: type) -> str:
     module = __import__(cls.__module__, fromlist=["__file__"])
     return step_code(Path(module.__file__), cls.__name__)

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def defined_names(path: Path) -> tuple[str, ...]:
     return (*symbols.nodes, *symbols.imports)
 
 
-@lru_cache(maxsize=None)
+@cache
 def module_closure(modules: tuple[str, ...]) -> tuple[str, ...]:
     """Normalised source of modules and of all project modules that they import, each once, in order of name."""
     found: dict[str, str] = {}
@@ -181,12 +181,12 @@ class _Symbols:
         return {bound: module for bound, module in self.imports.items() if bound in used}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _symbols(path: Path, _mtime: int, _size: int) -> _Symbols:
     return _Symbols(path)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _module_path(module: str) -> Path | None:
     """File of a project module, without importing it."""
     base = ROOT.joinpath(*module.split("."))

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from analysis.config import EXAMPLES, Analysis, DataSet, data_folder, load_analysis
 from analysis.errors import UserError
-from workflow.identity import ROOT, defined_names, user_function
+from workflow.identity import defined_names, user_function
 from workflow.store import atomic_write, store_folder
 
 
@@ -132,13 +132,13 @@ class Plan:
             raise ValueError(f"data set {dataset!r} is not simulated")
         return max(1, round(simulate.events * self.config.data.simulation.scale / simulate.parts))
 
-    @lru_cache(maxsize=None)  # noqa: B019 -- one plan lives as long as its process
+    @cache  # noqa: B019 -- one plan lives as long as its process
     def function_code(self, name: str) -> str:
         """Hash of a user's function, as it was when first asked."""
         return user_function(self.analysis.physics_path, name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def open_plan(analysis: str, overrides: tuple[str, ...]) -> Plan:
     """Read an analysis once per process.
 
@@ -159,8 +159,8 @@ def _claim_name(name: str, folder: Path) -> None:
         other = EXAMPLES / Path(owner).name if owner.startswith("examples/") else Path(owner)
         if owner != mine and (other / "analysis.yaml").exists():
             raise UserError(
-                f"{folder / 'analysis.yaml'}: the name {name!r} belongs to the analysis in {other}. Results are found by "
-                "their name: give this analysis another `name`."
+                f"{folder / 'analysis.yaml'}: the name {name!r} belongs to the analysis in {other}. Results are found "
+                "by their name: give this analysis another `name`."
             )
         if owner == mine:
             return
@@ -215,6 +215,3 @@ def _stamp(path: str) -> list[int] | None:
         return None
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns]
-
-
-__all__ = ["ROOT", "EntryRange", "FileIdentity", "InputFile", "Plan", "open_plan"]

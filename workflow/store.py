@@ -50,7 +50,7 @@ def staged(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     try:
         yield stage
         for name in names:
-            if not (stage / name).exists():
+            if not os.path.lexists(stage / name):
                 raise FileNotFoundError(f"{name} was not written (to {folder})")
         for name in names:
             target = folder / name

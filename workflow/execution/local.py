@@ -13,7 +13,7 @@ from typing import Any
 
 from workflow.execution.executor import Group, listen, run_group, worker_count
 
-SINGLE_THREADED = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """Environment of every worker: training arithmetic is single-threaded per process (contract 7)."""
 
 

@@ -5,6 +5,8 @@ from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.features import ComputeFeatures
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.inputs import ListInputs
+from workflow.tasks.plots import PlotResults
+from workflow.tasks.report import Report
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.select import SelectEvents
 from workflow.tasks.simulate import SimulateEvents
@@ -16,7 +18,9 @@ __all__ = [
     "EvaluateEnsemble",
     "ExportEnsemble",
     "ListInputs",
+    "PlotResults",
     "PrepareFolds",
+    "Report",
     "ScoreEvents",
     "SelectEvents",
     "SimulateEvents",

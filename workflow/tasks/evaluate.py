@@ -86,9 +86,13 @@ def load_scored(requirements: dict[str, Any], settings: EvaluateSlice) -> tuple[
     """Read all selected events with their scores, and the factors that scale test events."""
     from analysis.evaluation import attach_scores, test_scales
 
-    stores = {name: r for name, r in requirements.items() if name in ("inputs", "events", "features", "factors", "spectators")}
+    stores = {
+        name: r for name, r in requirements.items() if name in ("inputs", "events", "features", "factors", "spectators")
+    }
     table, totals = load_events(stores, settings.table, settings.sums)
-    friends = {task.branch_data: task.path("friend.root") for task in requirements["scores"].get_branch_tasks().values()}
+    friends = {
+        task.branch_data: task.path("friend.root") for task in requirements["scores"].get_branch_tasks().values()
+    }
     chunks = stores["events"].get_branch_tasks().values() if "events" in stores else ()
     s = settings.evaluation
     events = attach_scores(table, [friends[t.branch_data.file] for t in chunks], s.classes, s.folds, s.salt)

@@ -45,7 +45,11 @@ class ExportEnsemble(Task):
         requirements = self.requires()
         ensemble = load_ensemble(requirements["networks"])
         pool = load_pool(requirements["pool"].path("pool"))
-        metadata = {"analysis": self.settings.name, "signal": self.settings.signal, "fingerprint": str(self.fingerprint)}
+        metadata = {
+            "analysis": self.settings.name,
+            "signal": self.settings.signal,
+            "fingerprint": str(self.fingerprint),
+        }
         export_onnx(ensemble, out / "ensemble.onnx", metadata)
         difference = check_onnx(
             out / "ensemble.onnx", ensemble, pool.values, pool.present, np.asarray(pool.folds, dtype=np.int64)

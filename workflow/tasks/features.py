@@ -119,4 +119,3 @@ def names_of(config: Configuration, group: str) -> tuple[str, ...]:
     if group == "features":
         return config.feature_names
     return config.weights.factors if group == "factors" else config.spectators
-

@@ -80,7 +80,12 @@ class ScoreEvents(Workflow):
 
         parts = [
             score_chunk(
-                events.path("events.parquet"), features.column_paths(), ensemble.signature.features, scores, s.folds, s.salt
+                events.path("events.parquet"),
+                features.column_paths(),
+                ensemble.signature.features,
+                scores,
+                s.folds,
+                s.salt,
             )
             for events, features in zip(requirements["events"], requirements["features"], strict=True)
         ]

@@ -62,9 +62,7 @@ class SelectEvents(Workflow):
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
         files = {self.plan.files.index(chunk.file) for chunk in self.branch_map.values()}
-        reqs.inputs = ListInputs.req_different_branching(
-            self, branch=-1, **branches_of(files, len(self.plan.files))
-        )
+        reqs.inputs = ListInputs.req_different_branching(self, branch=-1, **branches_of(files, len(self.plan.files)))
         return reqs
 
     def requires(self) -> Any:

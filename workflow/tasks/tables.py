@@ -51,7 +51,9 @@ def require_events(task: Task, datasets: Sequence[str], groups: Sequence[str]) -
     return requirements
 
 
-def load_events(requirements: dict[str, Any], settings: TableSettings, sums: Sums) -> tuple[EventTable, dict[str, Totals]]:
+def load_events(
+    requirements: dict[str, Any], settings: TableSettings, sums: Sums
+) -> tuple[EventTable, dict[str, Totals]]:
     """Put the column stores of what is required together.
 
     Returns:

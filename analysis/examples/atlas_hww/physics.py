@@ -20,13 +20,9 @@ met = branch("met_et", label=r"$E_\mathrm{T}^\mathrm{miss}$", unit="GeV")
 number_of_leptons = branch("lep_n", label="number of leptons")
 number_of_jets = branch("jet_n", label="number of jets")
 lepton1_pt = branch("lep_pt_0", label=r"$p_\mathrm{T}^{\ell_1}$", unit="GeV")
-lepton1_eta = branch("lep_eta_0", label=r"$\eta^{\ell_1}$")
 lepton2_pt = branch("lep_pt_1", label=r"$p_\mathrm{T}^{\ell_2}$", unit="GeV")
-lepton2_eta = branch("lep_eta_1", label=r"$\eta^{\ell_2}$")
 jet1_pt = branch("jet_pt_0", label=r"$p_\mathrm{T}^{j_1}$", unit="GeV")
-jet1_eta = branch("jet_eta_0", label=r"$\eta^{j_1}$")
 jet2_pt = branch("jet_pt_1", label=r"$p_\mathrm{T}^{j_2}$", unit="GeV")
-jet2_eta = branch("jet_eta_1", label=r"$\eta^{j_2}$")
 
 
 @feature(label=r"$H_\mathrm{T}$", unit="GeV")
@@ -47,16 +43,28 @@ def total_pt(events: Events) -> Any:
 
 @feature(label=r"$m_\mathrm{T}(\ell\ell, E_\mathrm{T}^\mathrm{miss})$", unit="GeV")
 def higgs_transverse_mass(events: Events) -> Any:
-    """Transverse mass of dilepton and missing momentum (ATLAS, arXiv 1412.2641, equation 1)."""
+    """Transverse mass of dilepton and missing momentum, as ATLAS defines it (arXiv 1412.2641)."""
     leptons = _dilepton(events)
     energy = np.sqrt(leptons.pt**2 + leptons.mass**2) + events.met_et
     return np.sqrt(np.maximum(energy**2 - (leptons + _missing(events)).pt ** 2, 0))
+
+
+@feature(label=r"$|\eta^{\ell_1}|$")
+def lepton1_eta(events: Events) -> Any:
+    """Absolute pseudorapidity of the leading lepton."""
+    return abs(events.lep_eta_0)
 
 
 @feature(label=r"$\ell_1$ is a muon")
 def lepton1_is_muon(events: Events) -> Any:
     """1 for a muon, 0 for an electron."""
     return events.lep_type_0 == _MUON
+
+
+@feature(label=r"$|\eta^{\ell_2}|$")
+def lepton2_eta(events: Events) -> Any:
+    """Absolute pseudorapidity of the subleading lepton."""
+    return abs(events.lep_eta_1)
 
 
 @feature(label=r"$\ell_2$ is a muon")
@@ -125,10 +133,22 @@ def dilepton_charge(events: Events) -> Any:
     return events.lep_charge_0 + events.lep_charge_1
 
 
+@feature(label=r"$|\eta^{j_1}|$")
+def jet1_eta(events: Events) -> Any:
+    """Absolute pseudorapidity of the leading jet."""
+    return abs(events.jet_eta_0)
+
+
 @feature(label=r"$|\Delta\varphi(j_1, E_\mathrm{T}^\mathrm{miss})|$")
 def jet1_met_delta_phi(events: Events) -> Any:
     """Azimuth between leading jet and missing momentum."""
     return _distance(events.jet_phi_0, events.met_phi)
+
+
+@feature(label=r"$|\eta^{j_2}|$")
+def jet2_eta(events: Events) -> Any:
+    """Absolute pseudorapidity of the subleading jet."""
+    return abs(events.jet_eta_1)
 
 
 @feature(label=r"$|\Delta\varphi(j_2, E_\mathrm{T}^\mathrm{miss})|$")
@@ -152,13 +172,13 @@ def jet2_dilepton_delta_r(events: Events) -> Any:
 @feature(label=r"$m_{j_1}$", unit="GeV")
 def jet1_mass(events: Events) -> Any:
     """Mass of the leading jet."""
-    return _jet(events, 0).mass
+    return np.maximum(_jet(events, 0).mass, 0)  # rounded energies: m² of light jets has either sign
 
 
 @feature(label=r"$m_{j_2}$", unit="GeV")
 def jet2_mass(events: Events) -> Any:
     """Mass of the subleading jet."""
-    return _jet(events, 1).mass
+    return np.maximum(_jet(events, 1).mass, 0)  # rounded energies: m² of light jets has either sign
 
 
 @feature(label=r"$m_{jj}$", unit="GeV")

@@ -16,8 +16,6 @@ from coffea.nanoevents.methods import vector
 from analysis.events import Events
 from analysis.features import feature
 
-BTAG_MEDIUM = 0.5
-
 # Several features need the same objects: they are built once per chunk and go when the chunk goes.
 _objects: WeakKeyDictionary[Events, dict[str, Any]] = WeakKeyDictionary()
 
@@ -81,12 +79,6 @@ def ht(events: Events) -> Any:
 def number_of_jets(events: Events) -> Any:
     """Jets of pT > 20 GeV, |η| < 4.7."""
     return ak.num(events.Jet.pt)
-
-
-@feature(label="number of b-tagged jets")
-def number_of_btags(events: Events) -> Any:
-    """Jets above the medium working point."""
-    return ak.sum(events.Jet.btag > BTAG_MEDIUM, axis=1)
 
 
 # The leptons
@@ -221,12 +213,6 @@ def jet2_eta(events: Events) -> Any:
     return _jet(events, 1).eta
 
 
-@feature(label=r"b-tag of $j_2$")
-def jet2_btag(events: Events) -> Any:
-    """Discriminant of the second jet."""
-    return _jet(events, 1).btag
-
-
 @feature(label=r"$m_{jj}$", unit="GeV")
 def dijet_mass(events: Events) -> Any:
     """Mass of the two leading jets: a W, where one decays to quarks."""
@@ -254,14 +240,10 @@ def lepton1_phi(events: Events) -> Any:
     return _lepton(events, 0).phi
 
 
-@feature(label="visible mass", unit="GeV")
-def visible_mass(events: Events) -> Any:
-    """Mass of all leptons and jets together."""
-    parts = [events.Electron, events.Muon, events.Jet]
-    energy, px, py, pz = (
-        sum(ak.sum(getattr(part, name), axis=1) for part in parts) for name in ("energy", "px", "py", "pz")
-    )
-    return np.sqrt(np.maximum(energy**2 - px**2 - py**2 - pz**2, 0))
+@feature(label=r"$m(\ell_1, j_1)$", unit="GeV")
+def lepton1_jet1_mass(events: Events) -> Any:
+    """Mass of the leading lepton and the leading jet."""
+    return (_lepton(events, 0) + _jet(events, 0)).mass
 
 
 # Objects

@@ -31,13 +31,13 @@ from analysis.examples.hww.physics import (
     jet2_pt,
     leading_lepton_pt,
     lepton1_eta,
+    lepton1_jet1_mass,
     lepton1_phi,
     lepton1_pt,
     lepton2_eta,
     lepton2_pt,
     met,
     number_of_jets,
-    visible_mass,
 )
 from analysis.features import feature
 
@@ -66,6 +66,7 @@ __all__ = [
     "leading_lepton_pt",
     "lepton1_energy",
     "lepton1_eta",
+    "lepton1_jet1_mass",
     "lepton1_phi",
     "lepton1_pt",
     "lepton2_energy",
@@ -74,7 +75,6 @@ __all__ = [
     "lepton2_pt",
     "met",
     "number_of_jets",
-    "visible_mass",
 ]
 
 

@@ -1,0 +1,367 @@
+"""The report: one self-contained HTML page, and the short table that ends a run in the terminal.
+
+Both are made from plain data: what `summary.json` holds (its schema is docs/summary.schema.json), what `run.json`
+holds, the cutflows, the pictures and the configuration. The page loads nothing from outside, which its content security
+policy enforces, and everything in it is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from analysis.selection import Cutflow
+
+TEMPLATES = Path(__file__).parent / "templates"
+WIDTH = 100
+"""Columns of the terminal table."""
+
+SECTIONS = {
+    "performance": "Performance",
+    "scores": "Scores and spectators",
+    "training": "Training",
+    "features": "Features",
+}
+"""Headings of the sections of plots, in the report's order."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot as the report shows it.
+
+    Attributes:
+        name: File name without suffix, also the anchor in the page.
+        title: A few words.
+        caption: What is shown; pictures in a row with one caption share it.
+        png: The PNG image, or the path of its file.
+        section: One of `SECTIONS`.
+    """
+
+    name: str
+    title: str
+    caption: str
+    png: bytes | Path
+    section: str = "performance"
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything that the page shows.
+
+    Attributes:
+        title: Title of the analysis; its name stands in if empty.
+        name: Name of the analysis.
+        summary: Content of `summary.json`.
+        run: Content of `run.json`: times, hosts, versions; any nesting of mappings and lists.
+        cutflows: Per process.
+        pictures: In the order of the report.
+        configuration: The YAML text.
+        warnings: Further warnings, beside those of the summary and those that follow from it.
+    """
+
+    title: str
+    name: str
+    summary: Mapping[str, Any]
+    run: Mapping[str, Any]
+    cutflows: Mapping[str, Cutflow]
+    pictures: Sequence[Picture]
+    configuration: str
+    warnings: Sequence[str] = field(default=())
+
+
+def render(content: ReportContent) -> str:
+    """Write the report.
+
+    Returns:
+        An HTML page without references to anything outside itself.
+
+    Raises:
+        ValueError: A picture is no PNG image or belongs to no section.
+    """
+    summary = content.summary
+    metrics = summary["metrics"]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "count": _count,
+        "percent": _percent,
+        "estimate": _estimate,
+        "tail": _tail,
+    }
+    return environment.get_template("report.html.j2").render(
+        title=content.title or content.name,
+        name=content.name,
+        summary=summary,
+        samples=_samples(summary),
+        test=metrics["test"],
+        backgrounds=[c for c in summary["classes"] if c != summary["signal"]],
+        warnings=list(dict.fromkeys([*content.warnings, *summary["warnings"], *notes(summary)])),
+        yields=[_Yield.of(name, entry) for name, entry in summary["yields"].items()],
+        cutflows=content.cutflows,
+        steps=list(dict.fromkeys(step for flow in content.cutflows.values() for step in flow.entries)),
+        sections=_sections(content.pictures),
+        configuration=content.configuration,
+        provenance=list(_flat(content.run)),
+    )
+
+
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    """Warnings that follow from a summary: an optimistic scheme, dropped features, no significance."""
+    result = []
+    if summary["scheme"] == "standard":
+        result.append(
+            "Folds follow the standard scheme: each network stopped early on the fold on which its out-of-fold scores "
+            "are taken, so that these are slightly optimistic. The ensemble on test events is not."
+        )
+    dropped = summary["dropped_features"]
+    if dropped:
+        names = ", ".join(dropped)
+        result.append(f"Features that no selected event has, dropped before training: {names}.")
+    if summary["significance"]["value"] is None:
+        result.append(f"No significance is given: {summary['significance']['reason'].rstrip('.')}.")
+    return result
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """Write the short table that ends a run: yield per process, then the weighted AUC per class.
+
+    Args:
+        summary: Content of `summary.json`.
+
+    Returns:
+        Lines of at most `WIDTH` characters. Classes that do not fit side by side follow in further blocks.
+    """
+    lines = [_Yield.of(name, entry) for name, entry in summary["yields"].items()]
+    numbers = [("selected", "yield", "effective", "test events")]
+    numbers += [(line.entries, line.value, line.effective, line.test_entries) for line in lines]
+    room = WIDTH - sum(2 + max(len(row[i]) for row in numbers) for i in range(4))
+    group = min(16, room // 3)
+    names = [("process", "class"), *((_cut(x.process, min(28, room - group - 2)), _cut(x.group, group)) for x in lines)]
+    blocks = [_aligned([(*left, *right) for left, right in zip(names, numbers, strict=True)], left=2)]
+
+    samples = _samples(summary)
+    classes = [_cut(c, 20) for c in summary["classes"]]
+    values = [[_short(m["auc_per_class"][c]["weighted"]) for c in summary["classes"]] for _, m in samples]
+    widths = [max(len(name), *(len(row[c]) for row in values)) + 2 for c, name in enumerate(classes)]
+    first = max(len(label) for label, _ in samples)
+    for columns in _fitting(widths, WIDTH - first):
+        rows_auc = [("AUC against the rest", *(classes[c] for c in columns))]
+        for (label, _), row in zip(samples, values, strict=True):
+            rows_auc.append((label, *(row[c] for c in columns)))
+        blocks.append(_aligned(rows_auc, left=1))
+
+    significance = summary["significance"]
+    if significance["value"] is None:
+        last = f"Expected significance: {significance['reason']}"
+    else:
+        last = f"Expected significance: {_estimate(significance, 2)} in {_plural(significance['bins'], 'bin')}"
+    blocks.append(_cut(last, WIDTH))
+    return "\n\n".join(blocks)
+
+
+@dataclass(frozen=True)
+class _Yield:
+    """One line of the table of yields, as text."""
+
+    process: str
+    group: str
+    entries: str
+    value: str
+    effective: str
+    test_entries: str
+    test_scale: str
+
+    @staticmethod
+    def of(name: str, entry: Mapping[str, Any]) -> _Yield:
+        return _Yield(
+            process=name,
+            group=entry["class"] or "–",
+            entries=_count(entry["entries"]),
+            value=_with_error(entry["yield"], entry["uncertainty"]),
+            effective=_number(entry["effective"]),
+            test_entries=_count(entry["test_entries"]),
+            test_scale=_number(entry["test_scale"]),
+        )
+
+
+def _samples(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The samples on which the AUC is given: single folds, out-of-fold, ensemble on test events."""
+    metrics = summary["metrics"]
+    folds = [(f"network {f} on fold {f}", fold) for f, fold in enumerate(metrics["folds"])]
+    return [
+        *folds,
+        (f"out-of-fold ({summary['scheme']})", metrics["out_of_fold"]),
+        ("ensemble on test events", metrics["test"]),
+    ]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture as the template needs it."""
+
+    name: str
+    title: str
+    caption: str
+    url: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Pictures side by side, with the caption that all of them share, if they do."""
+
+    intro: str
+    pictures: list[_Shown]
+
+
+def _sections(pictures: Sequence[Picture]) -> list[tuple[str, str, list[_Block]]]:
+    """Anchor, heading and blocks of each section that has pictures."""
+    for picture in pictures:
+        if picture.section not in SECTIONS:
+            raise ValueError(f"picture {picture.name!r}: section {picture.section!r} is none of {', '.join(SECTIONS)}")
+    result = []
+    for key, heading in SECTIONS.items():
+        blocks: list[_Block] = []
+        for caption, group in groupby((p for p in pictures if p.section == key), lambda p: p.caption):
+            same = list(group)
+            if len(same) > 1:
+                blocks.append(_Block(caption, [_shown(p, "") for p in same]))
+            elif blocks and not blocks[-1].intro:
+                blocks[-1].pictures.append(_shown(same[0], caption))
+            else:
+                blocks.append(_Block("", [_shown(same[0], caption)]))
+        if blocks:
+            result.append((key, heading, blocks))
+    return result
+
+
+def _shown(picture: Picture, caption: str) -> _Shown:
+    data = picture.png.read_bytes() if isinstance(picture.png, Path) else picture.png
+    if not data.startswith(_PNG_SIGNATURE):
+        raise ValueError(f"picture {picture.name!r} is no PNG image")
+    # The first chunk of a PNG, IHDR, begins with width and height.
+    width, height = struct.unpack(">II", data[16:24])
+    url = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    return _Shown(picture.name, picture.title, caption, url, width, height)
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Key paths and values of nested mappings and lists."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _flat(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
+        for i, item in enumerate(value):
+            yield from _flat(item, f"{key}[{i}]")
+    elif isinstance(value, list | tuple):
+        yield key, ", ".join(map(str, value))
+    else:
+        yield key, "–" if value is None else str(value)
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits or more; an exponent only from 1e9 on and for small fractions."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size >= 1e9:
+        return f"{value:.3g}"
+    if size >= 1000 or float(value).is_integer():
+        return f"{value:,.0f}"
+    if size >= 100:
+        return f"{value:.1f}"
+    return f"{value:.3g}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _percent(fraction: float | None, digits: int = 1) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.{digits}f}%"
+
+
+def _with_error(value: float, error: float) -> str:
+    """Value ± error, both to the second significant digit of the error unless they are very large or small."""
+    if not error > 0:
+        return _number(value)
+    digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
+    if max(abs(value), error) >= 1e9 or digits > 6:
+        return f"{value:.3g} ± {error:.2g}"
+    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
+
+
+def _estimate(estimate: Mapping[str, Any], digits: int = 4) -> str:
+    """Value with its 68% interval in brackets."""
+    if estimate["value"] is None:
+        return "not defined"
+    text = f"{estimate['value']:.{digits}f}"
+    if estimate["low"] is None or estimate["high"] is None:
+        return text
+    return f"{text} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
+
+
+def _tail(estimate: Mapping[str, Any], digits: int = 4) -> str:
+    """The interval as distances from the value: +0.0021 −0.0023."""
+    if None in (estimate["value"], estimate["low"], estimate["high"]):
+        return ""
+    up, down = estimate["high"] - estimate["value"], estimate["value"] - estimate["low"]
+    return f"{up:+.{digits}f} {-down:+.{digits}f}".replace("-", "−")
+
+
+def _short(estimate: Mapping[str, Any]) -> str:
+    """Value ± half the interval."""
+    if estimate["value"] is None:
+        return "–"
+    if estimate["low"] is None or estimate["high"] is None:
+        return f"{estimate['value']:.4f}"
+    return f"{estimate['value']:.4f} ± {(estimate['high'] - estimate['low']) / 2:.4f}"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _fitting(widths: Sequence[int], available: int) -> list[list[int]]:
+    """Divide columns into blocks of at most the available width, at least one each."""
+    blocks: list[list[int]] = [[]]
+    used = 0
+    for column, width in enumerate(widths):
+        if blocks[-1] and used + width > available:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(column)
+        used += width
+    return blocks
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], left: int) -> str:
+    """Rows as text, the first `left` columns flush left, the others flush right; a rule below the first row."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0].rstrip(), "─" * len(lines[0]), *(line.rstrip() for line in lines[1:])])

@@ -1,0 +1,82 @@
+"""Fixtures that several modules share: small ROOT files, tables of toy events, and the folder of public events."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+
+from analysis.splitting import event_identity, is_test
+from analysis.table import EventTable
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of the public events, $EVENTFOLD_DATA."""
+    folder = os.environ.get("EVENTFOLD_DATA", "")
+    if not folder:
+        pytest.skip("EVENTFOLD_DATA is not set: no public events to read")
+    if not Path(folder).is_dir():
+        pytest.skip(f"EVENTFOLD_DATA={folder} is no folder: no public events to read")
+    return Path(folder)
+
+
+@pytest.fixture
+def write_root(tmp_path: Path) -> Callable[..., str]:
+    """Write a ROOT file of one tree: `write_root({"met": array}, name="a.root", tree="events")` returns its path.
+
+    Branches are numpy or awkward arrays; further objects of the file are keyword arguments.
+    """
+
+    def write(branches: Mapping[str, Any], name: str = "events.root", tree: str = "events", **others: Any) -> str:
+        path = tmp_path / name
+        with uproot.recreate(path) as file:
+            types = {k: v.type.content if isinstance(v, ak.Array) else v.dtype for k, v in branches.items()}
+            file.mktree(tree, types)
+            if any(len(values) for values in branches.values()):
+                file[tree].extend(dict(branches))
+            for key, value in others.items():
+                file[key] = value
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def toy_table() -> Callable[..., EventTable]:
+    """Make a table of events of three processes, of which `higgs` and `top` are classes 1 and 0 and `other` is none.
+
+    `toy_table(count, seed)`: two features, `met` (always there) and `pt2` (absent in about half of the events), both
+    larger for `higgs`; a tenth of the weights are negative.
+    """
+
+    def make(count: int = 3000, seed: int = 1) -> EventTable:
+        rng = np.random.default_rng(seed)
+        process = rng.integers(0, 3, count).astype(np.int16)
+        identity = event_identity("toy", [np.arange(count, dtype=np.int64)])
+        shift = (process == 1).astype(np.float32)
+        table = EventTable(
+            processes=("top", "higgs", "other"),
+            process=process,
+            label=np.array([0, 1, -1], dtype=np.int16)[process],
+            weight=rng.exponential(1.0, count) * np.where(rng.random(count) < 0.1, -1.0, 1.0),
+            identity=identity,
+            is_test=is_test(identity, 0.25, "eventfold"),
+            training=np.ones(count, dtype=np.bool_),
+            category=np.where(rng.random(count) < 0.5, "one", "").astype(object),
+            chunk=np.zeros(count, dtype=np.int32),
+            entry=np.arange(count, dtype=np.int64),
+            columns={
+                "met": np.ma.MaskedArray(rng.normal(size=count).astype(np.float32) + shift),
+                "pt2": np.ma.MaskedArray(rng.normal(size=count).astype(np.float32) + shift, rng.random(count) < 0.5),
+            },
+        )
+        return table.take(np.argsort(identity))
+
+    return make

@@ -1,0 +1,204 @@
+"""Report: one page, one summary, and plain names for everything that was asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import luigi
+
+from analysis.config import Configuration
+from workflow.base import Task, read_json, source_version, write_json
+from workflow.identity import ROOT, canonical
+from workflow.store import results_folder
+from workflow.tasks.evaluate import EvaluateEnsemble
+from workflow.tasks.export import ExportEnsemble
+from workflow.tasks.plots import PlotResults
+from workflow.tasks.score import ScoreEvents
+from workflow.tasks.statistics import WriteStatistics
+from workflow.tasks.tables import load_cutflows, require_events
+
+
+@dataclass(frozen=True)
+class ReportSlice:
+    """The report shows the whole configuration."""
+
+    config: Configuration
+
+
+class Report(Task):
+    """Write the report and point results/<name> at it and at all that it stands on."""
+
+    exclude_index = False
+
+    def requires(self) -> Any:
+        return {
+            **require_events(self, tuple(self.plan.config.data.datasets), ()),
+            "export": ExportEnsemble.req(self),
+            "scores": ScoreEvents.req(self, branch=-1),
+            "evaluation": EvaluateEnsemble.req(self),
+            "statistics": WriteStatistics.req(self),
+            "plots": PlotResults.req(self),
+        }
+
+    def slice(self, config: Configuration) -> ReportSlice:
+        return ReportSlice(config)
+
+    def outside(self) -> Any:
+        # The page's template is part of the code, but no Python.
+        return {path.name: path.read_text() for path in sorted((ROOT / "analysis" / "templates").iterdir())}
+
+    def files(self) -> Sequence[str]:
+        linked = ("ensemble.onnx", "histograms.json", "workspace.json", "plots/", "scores/")
+        return ("report.html", "summary.json", "table.txt", "run.json", *linked)
+
+    def compute(self, out: Path) -> None:
+        from analysis.report import render, table
+
+        requirements = self.requires()
+        summary = self._summary(requirements)
+        write_json(out / "summary.json", summary)
+        (out / "table.txt").write_text(table(summary) + "\n")
+        run = self._run(requirements)
+        write_json(out / "run.json", run)
+        for name, target in self._links(requirements).items():
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).symlink_to(os.path.relpath(target, (self.folder / name).parent))
+        content = report_content(self.settings.config, summary, run, load_cutflows(requirements), requirements["plots"])
+        (out / "report.html").write_text(render(content))
+
+    def _summary(self, requirements: dict[str, Any]) -> dict[str, Any]:
+        """`summary.json`: all that is deterministic."""
+        config: Configuration = self.settings.config
+        evaluation = read_json(requirements["evaluation"].path("evaluation.json"))
+        return {
+            "analysis": config.name,
+            "title": config.title or config.name,
+            "fingerprint": str(self.fingerprint),
+            **evaluation,
+            "onnx": read_json(requirements["export"].path("check.json")),
+            "warnings": warnings_of(config, [f.key for f in self.plan.files if f.entries == 0]),
+        }
+
+    def _run(self, requirements: dict[str, Any]) -> dict[str, Any]:
+        """`run.json`: when, where and at what cost."""
+        steps = [
+            {
+                "step": task.task_family,
+                "label": task.label,
+                **{
+                    k: record[k]
+                    for k in ("fingerprint", "started", "wall_seconds", "cpu_seconds", "peak_memory_mb", "host")
+                },
+            }
+            for task, record in provenance(requirements)
+        ]
+        return {
+            "analysis": self.settings.config.name,
+            "folder": str(self.plan.analysis.folder),
+            "overrides": list(self.set),
+            "fingerprint": str(self.fingerprint),
+            "host": socket.gethostname(),
+            "code": source_version(),
+            "cpu_seconds": round(sum(s["cpu_seconds"] for s in steps), 1),
+            "steps": steps,
+        }
+
+    def _links(self, requirements: dict[str, Any]) -> dict[str, Path]:
+        """What stands in results/<name>/ by a plain name, and where it is."""
+        links = {
+            "ensemble.onnx": requirements["export"].path("ensemble.onnx"),
+            "histograms.json": requirements["statistics"].path("histograms.json"),
+            "workspace.json": requirements["statistics"].path("workspace.json"),
+            "plots": requirements["plots"].path("plots"),
+        }
+        tasks = requirements["scores"].get_branch_tasks().values()
+        keys = Counter(task.branch_data.key for task in tasks)
+        for task in tasks:
+            file = task.branch_data
+            name = file.key if keys[file.key] == 1 else f"{file.dataset}-{file.key}"
+            links[f"scores/{name}"] = task.path("friend.root")
+        return links
+
+    def publish(self) -> None:
+        """Point results/<name> here by one atomic swap of a link, and print the table."""
+        name = self.plan.config.name
+        link = results_folder() / (f"{name}@{self.fingerprint}" if self.set else name)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if link.is_dir() and not link.is_symlink():
+            shutil.move(link, link.with_name(f"{link.name}.old-{uuid.uuid4().hex[:6]}"))
+        temporary = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}")
+        temporary.symlink_to(os.path.relpath(self.folder, link.parent))
+        temporary.replace(link)
+        sys.stdout.write(f"\n{self.path('table.txt').read_text()}\nreport: {link / 'report.html'}\n")
+        sys.stdout.flush()
+
+
+@Report.event_handler(luigi.Event.SUCCESS)
+@Report.event_handler(luigi.Event.DEPENDENCY_PRESENT)
+def _publish(task: Report) -> None:
+    """Every successful run publishes, also one that had nothing to do."""
+    task.publish()
+
+
+def report_content(
+    config: Configuration, summary: dict[str, Any], run: dict[str, Any], cutflows: dict[str, Any], plots: Any
+) -> Any:
+    """Gather what the page shows."""
+    import yaml
+
+    from analysis.report import Picture, ReportContent
+
+    return ReportContent(
+        title=config.title or config.name,
+        name=config.name,
+        summary=summary,
+        run=run,
+        cutflows=cutflows,
+        pictures=[
+            Picture(
+                plot["name"],
+                plot["title"],
+                plot["caption"],
+                plots.path("plots") / f"{plot['name']}.png",
+                plot["section"],
+            )
+            for plot in read_json(plots.path("plots") / "index.json")
+        ],
+        configuration=yaml.safe_dump(canonical(config), sort_keys=False, allow_unicode=True),
+    )
+
+
+def warnings_of(config: Configuration, empty: Sequence[str]) -> list[str]:
+    """What a reader of the report has to know, beside what the report itself finds in the summary."""
+    found = [f"{name} has no entries." for name in empty]
+    if not config.identity.columns:
+        found.append(
+            "The events have no event numbers: each is known by its file's base name and its entry, so that renaming a "
+            "file moves its events to other folds."
+        )
+    return found
+
+
+def provenance(requirements: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Every step that a result stands on, once, with what its provenance says."""
+    waiting = list(luigi.task.flatten(requirements))
+    seen: set[Path] = set()
+    while waiting:
+        task = waiting.pop()
+        if getattr(task, "is_workflow", lambda: False)():
+            waiting += task.get_branch_tasks().values()
+            continue
+        if task.folder not in seen:
+            seen.add(task.folder)
+            for path in sorted(task.folder.glob("provenance*.json")):
+                yield task, read_json(path)
+            waiting += luigi.task.flatten(task.requires())
