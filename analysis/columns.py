@@ -68,7 +68,7 @@ def to_option(array: Any, length: int) -> np.ma.MaskedArray[Any, Any]:
     except TypeError as error:
         raise ValueError(f"returned {array!r}: one number per event was expected") from error
     if array.ndim != 1 or array.fields:
-        raise ValueError(f"returned {array.type}: one number per event was expected")
+        raise ValueError(f"returned {ak.without_parameters(array).type}: one number per event was expected")
     if len(array) != length:
         raise ValueError(f"returned {len(array)} values for {length} events")
     absent = ak.to_numpy(ak.is_none(array))

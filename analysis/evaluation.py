@@ -160,7 +160,7 @@ def judge(
             "out_of_fold": merit(rest, events.routed, table.weight),
             "folds": [merit(rest & (events.fold == f), events.routed, table.weight) for f in range(settings.folds)],
         },
-        "categories": _categories(events, rest, settings),
+        "categories": _categories(events, test, scale, settings),
         "significance": _significance(events, test, rest, scale, settings),
     }
 
@@ -197,17 +197,20 @@ def _missing(table: EventTable, settings: EvaluationSettings) -> dict[str, float
 
 
 def _categories(
-    events: ScoredEvents, rest: npt.NDArray[np.bool_], settings: EvaluationSettings
+    events: ScoredEvents,
+    test: npt.NDArray[np.bool_],
+    scale: npt.NDArray[np.float64],
+    settings: EvaluationSettings,
 ) -> dict[str, dict[str, Any]]:
-    """Out-of-fold AUC of the signal against the rest in each category."""
+    """AUC of the ensemble, signal against the rest, on the test events of each category."""
     table = events.table
     result: dict[str, dict[str, Any]] = {}
     for name in sorted({str(c) for c in table.category} - {""}):
-        rows = rest & (table.category == name)
+        rows = test & (table.category == name)
         sample = Sample(
-            probabilities=events.routed[rows],
+            probabilities=events.ensemble[rows],
             label=table.label[rows],
-            weight=table.weight[rows],
+            weight=(table.weight * scale)[rows],
             process=table.process[rows],
             identity=table.identity[rows],
         )

@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import mplhep
@@ -28,9 +28,6 @@ from analysis.errors import UserError
 from analysis.metrics import ks_weighted, roc_curve
 from analysis.splitting import roles
 from analysis.table import EventTable
-
-if TYPE_CHECKING:
-    from analysis.config import Configuration
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -197,50 +194,57 @@ class PlotSettings:
         return [group.signal for group in self.classes].index(True)
 
 
-def plot_settings(
-    config: Configuration, variables: Mapping[str, Variable], dropped: Sequence[str] = ()
-) -> PlotSettings:
-    """Take from a configuration what the plots need.
+@dataclass(frozen=True)
+class Appearance:
+    """What the configuration says of the plots; light enough to be part of an identity.
 
-    Args:
-        config: The analysis.
-        variables: Label and unit of every feature and spectator.
-        dropped: Features that the network does not see, since no event has them.
+    Attributes:
+        titles: Title of each process, in the order of the table's; empty for its name.
+        colors: Colour of each process; None for one of the palette.
+        collision: Processes of collision data.
+        classes: The processes of each class, in the order of the network's outputs.
+        signal: Name of the signal class.
+    """
+
+    titles: Mapping[str, str]
+    colors: Mapping[str, str | None]
+    collision: Sequence[str]
+    classes: Mapping[str, Sequence[str]]
+    signal: str
+
+
+def groups(appearance: Appearance) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+    """Processes and classes as they are drawn.
 
     Raises:
         UserError: A process has a colour that matplotlib does not know.
     """
-    for name, process in config.processes.items():
-        if process.color is not None and not mpl.colors.is_color_like(process.color):
+    for name, color in appearance.colors.items():
+        if color is not None and not mpl.colors.is_color_like(color):
             raise UserError(
-                f"Analysis {config.name!r}, key processes.{name}.color: {process.color!r} is no colour. Write one like "
+                f"analysis.yaml, key processes.{name}.color: {color!r} is no colour. Write one like "
                 '"#e42536" or a name like "crimson", or leave it out.'
             )
-    data = {name for name, dataset in config.data.datasets.items() if dataset.collision}
-    members = config.classes.processes[config.classes.signal]
-    collision = [name for name, p in config.processes.items() if set(p.data) <= data]
-    simulated = [name for name in config.processes if name not in collision]
-    colors = dict.fromkeys(collision, DATA_COLOR)
+    members = appearance.classes[appearance.signal]
+    simulated = [name for name in appearance.titles if name not in appearance.collision]
+    colors = dict.fromkeys(appearance.collision, DATA_COLOR)
     colors |= dict(zip(simulated, _colors([name in members for name in simulated]), strict=True))
     processes = tuple(
-        Group(name, p.title or _words(name), p.color or colors[name], name in members, name in collision)
-        for name, p in config.processes.items()
+        Group(
+            name,
+            title or _words(name),
+            appearance.colors[name] or colors[name],
+            name in members,
+            name in appearance.collision,
+        )
+        for name, title in appearance.titles.items()
     )
-    is_signal = [name == config.classes.signal for name in config.class_names]
+    is_signal = [name == appearance.signal for name in appearance.classes]
     classes = tuple(
         Group(name, _words(name), color, signal)
-        for name, color, signal in zip(config.class_names, _colors(is_signal), is_signal, strict=True)
+        for name, color, signal in zip(appearance.classes, _colors(is_signal), is_signal, strict=True)
     )
-    return PlotSettings(
-        processes=processes,
-        classes=classes,
-        features=tuple(variables[name] for name in config.feature_names if name not in dropped),
-        spectators=tuple(variables[name] for name in config.spectators),
-        scheme=config.folds.scheme,
-        bins=config.outputs.histogram.bins,
-        blind_above=config.outputs.blind_above,
-        luminosity=config.weights.luminosity,
-    )
+    return processes, classes
 
 
 def make_plots(
@@ -266,7 +270,8 @@ def make_plots(
     """
     signal = settings.signal
     labelled = table.label >= 0
-    learned = labelled & ~table.is_test & table.training  # what one network or another may train on
+    judged = labelled & ~table.is_test
+    learned = judged & table.training  # what one network or another may train on
     test = labelled & table.is_test
     is_signal = table.label == signal
     rows = np.arange(len(table))
@@ -279,8 +284,8 @@ def make_plots(
     plots = [
         roc(
             sample(scores.ensemble[:, signal], test, metrics["test"]),
-            sample(routed, learned, metrics["out_of_fold"]),
-            [sample(scores.networks[f], learned & (scores.fold == f), metrics["folds"][f]) for f in folds],
+            sample(routed, judged, metrics["out_of_fold"]),
+            [sample(scores.networks[f], judged & (scores.fold == f), metrics["folds"][f]) for f in folds],
             settings.scheme,
         ),
         confusion(metrics["test"]["confusion"], settings.classes),

@@ -200,8 +200,8 @@ def _plain(events: Events, source: Source, branch: str, key: str) -> npt.NDArray
     values = ak.to_numpy(column) if column.ndim == 1 and not column.fields else None
     if values is None or values.dtype.kind not in "biuf":
         raise UserError(
-            f"{source.path}, tree {source.tree!r}: branch {branch!r} holds {column.type.content}, but one number per "
-            f"event was expected. Correct {key}."
+            f"{source.path}, tree {source.tree!r}: branch {branch!r} holds {ak.without_parameters(column).type.content}, "
+            f"but one number per event was expected. Correct {key}."
         )
     if np.ma.is_masked(values):
         entry = int(np.flatnonzero(np.ma.getmaskarray(values))[0])

@@ -245,9 +245,9 @@ def test_data_folder_expands_variables(
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no analysis.yaml"):
+    with pytest.raises(UserError, match=r"holds no analysis\.yaml"):
         load_analysis(str(tmp_path))
-    with pytest.raises(UserError, match="--analysis higsml: neither an example nor a folder. Did you mean 'higgsml'?"):
+    with pytest.raises(UserError, match=r"higsml: neither an example nor a folder\. Did you mean 'higgsml'\?"):
         load_analysis("higsml")
     (tmp_path / "analysis.yaml").write_text("name: [")
     with pytest.raises(UserError, match=r"analysis\.yaml is not valid YAML"):

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from analysis.config import Configuration
 from analysis.errors import UserError
 from analysis.metrics import Sample, evaluate, ks_weighted, roc_auc
 from analysis.plots import (
+    Appearance,
     Group,
     Plot,
     PlotSettings,
@@ -32,10 +32,10 @@ from analysis.plots import (
     correlation,
     correlation_matrix,
     feature_distributions,
+    groups,
     learning_curves,
     make_plots,
     overtraining,
-    plot_settings,
     poisson_interval,
     roc,
     stacked_score,
@@ -554,44 +554,31 @@ def test_category_without_an_auc_is_said() -> None:
     assert "not defined" in [t.get_text() for t in plot.figure.axes[0].texts]
 
 
-def configuration(processes: int = 4, color: str = "#123456") -> Configuration:
-    names = [f"p{i}" for i in range(processes)]
-    return Configuration.model_validate(
-        {
-            "name": "test",
-            "data": {
-                "format": "flat",
-                "tree": "t",
-                "datasets": {n: {"files": ["x.root"]} for n in names} | {"d": {"files": ["d.root"], "collision": True}},
-            },
-            "identity": {"columns": []},
-            "processes": {"observed": {"data": ["d"]}}
-            | {n: {"data": [n], **({"color": color, "title": "Z"} if n == "p3" else {})} for n in names},
-            "classes": {"signal": "s_class", "processes": {"other": ["p1"], "s_class": ["p2", "p0"]}},
-            "features": {"event": ["pt", "gone"]},
-            "spectators": ["mll"],
-            "outputs": {"histogram": {"bins": 12}, "blind_above": 0.5},
-        }
+def appearance(count: int, color: str = "#123456") -> Appearance:
+    """`count` simulated processes, of which p0 and p2 are the signal, and one of collision data."""
+    names = [f"p{i}" for i in range(count)]
+    return Appearance(
+        titles={"observed": "", **dict.fromkeys(names, ""), "p3": "Z"},
+        colors={"observed": None, **dict.fromkeys(names), "p3": color},
+        collision=("observed",),
+        classes={"other": ("p1",), "s_class": ("p2", "p0")},
+        signal="s_class",
     )
 
 
-@pytest.mark.parametrize("processes", [4, 6, 7, 9])
-def test_settings_of_a_configuration(processes: int) -> None:
-    variables = {name: Variable(name, name) for name in ("pt", "gone", "mll")}
-    settings_ = plot_settings(configuration(processes), variables, dropped=["gone"])
-    assert [v.name for v in settings_.features] == ["pt"]
-    assert [v.name for v in settings_.spectators] == ["mll"]
-    assert (settings_.bins, settings_.blind_above, settings_.signal) == (12, 0.5, 1)
-    assert [g.title for g in settings_.classes] == ["other", "s class"]
-    groups = {g.name: g for g in settings_.processes}
-    assert [n for n, g in groups.items() if g.collision] == ["observed"]
-    assert [n for n, g in groups.items() if g.signal] == ["p0", "p2"]
-    assert (groups["p3"].color, groups["p3"].title) == ("#123456", "Z")
-    assert len({g.color for g in settings_.processes}) == processes + 1
-    red, green, blue = to_rgb(groups["p0"].color)
+@pytest.mark.parametrize("count", [4, 6, 7, 9])
+def test_processes_and_classes_as_they_are_drawn(count: int) -> None:
+    processes, classes = groups(appearance(count))
+    assert [(g.title, g.signal) for g in classes] == [("other", False), ("s class", True)]
+    by_name = {g.name: g for g in processes}
+    assert [n for n, g in by_name.items() if g.collision] == ["observed"]
+    assert [n for n, g in by_name.items() if g.signal] == ["p0", "p2"]
+    assert (by_name["p3"].color, by_name["p3"].title) == ("#123456", "Z")
+    assert len({g.color for g in processes}) == count + 1
+    red, green, blue = to_rgb(by_name["p0"].color)
     assert red > 2 * max(green, blue)
 
 
 def test_a_colour_that_is_none_names_its_key() -> None:
     with pytest.raises(UserError, match=r"processes\.p3\.color: 'reddish'"):
-        plot_settings(configuration(color="reddish"), {name: Variable(name, name) for name in ("pt", "gone", "mll")})
+        groups(appearance(4, color="reddish"))

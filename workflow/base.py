@@ -120,6 +120,11 @@ class Task(law.Task):
         """Make the outputs in the folder `out`, from `self.settings` and the outputs of what is required."""
         raise NotImplementedError(f"{type(self).__name__} computes nothing")
 
+    @property
+    def title(self) -> str:
+        """What lines of progress call this step."""
+        return str(self.task_family)
+
     # What follows from that
 
     @property
@@ -222,8 +227,13 @@ class WorkflowProxy(law.workflow.base.BaseWorkflowProxy):  # type: ignore[misc]
     workflow_type = "local"
 
     def complete(self) -> bool:
-        """A workflow is complete when each of its branches is, deeply."""
-        return all(task.complete() for task in self.task.get_branch_tasks().values())
+        """A workflow is complete when each of its branches is, deeply.
+
+        Every branch is asked, even after the first that is not: what they answer now, before anything has run, decides
+        which of them run.
+        """
+        answers = [task.complete() for task in self.task.get_branch_tasks().values()]
+        return all(answers)
 
     def run(self) -> None:
         """Run what was incomplete when this run first asked."""
@@ -238,7 +248,7 @@ class WorkflowProxy(law.workflow.base.BaseWorkflowProxy):  # type: ignore[misc]
             )
             for branches in self.task.group_branches(list(pending), os.cpu_count() or 1)
         ]
-        for group in run_groups(groups, self.workflow_type, self.task.task_family):
+        for group in run_groups(groups, self.workflow_type, self.task.title):
             for branch in group.branches:
                 pending[branch].mark_complete()
 

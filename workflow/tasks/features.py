@@ -46,6 +46,10 @@ class ComputeFeatures(Workflow):
     def label(self) -> str:
         return str(self.branch_data.file.dataset)
 
+    @property
+    def title(self) -> str:
+        return f"{self.task_family} ({self.group})"
+
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
         chunks = branches_of(self.branch_map, len(self.plan.chunks))

@@ -22,7 +22,7 @@ class Listed:
 
 
 class ListInputs(Workflow):
-    """Check a file's header and length, count its entries and read its sum of generated weights; one branch per file."""
+    """Check a file's header and length, its entries and its sum of generated weights; one branch per file."""
 
     exclude_index = False
 

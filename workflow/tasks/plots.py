@@ -21,6 +21,7 @@ class PlotSlice:
     scored: EvaluateSlice
     titles: dict[str, str]
     colors: dict[str, str | None]
+    classes: dict[str, tuple[str, ...]]
     spectators: tuple[str, ...]
     blind_above: float | None
     luminosity: float | None
@@ -44,6 +45,7 @@ class PlotResults(Task):
             scored=EvaluateSlice.of(config, (*config.feature_names, *config.spectators)),
             titles={name: process.title for name, process in config.processes.items()},
             colors={name: process.color for name, process in config.processes.items()},
+            classes=dict(config.classes.processes),
             spectators=config.spectators,
             blind_above=config.outputs.blind_above,
             luminosity=config.weights.luminosity,
@@ -53,23 +55,37 @@ class PlotResults(Task):
         return ("plots/",)
 
     def compute(self, out: Path) -> None:
-        from analysis.plots import Scores, Variable, make_plots, plot_settings
+        from analysis.plots import Appearance, PlotSettings, Scores, Variable, groups, make_plots
 
         s: PlotSlice = self.settings
+        e = s.scored.evaluation
         requirements = self.requires()
         evaluation = read_json(requirements["evaluation"].path("evaluation.json"))
         ensemble = load_ensemble(requirements["networks"])
         events, scales = load_scored(requirements, s.scored)
-        physics = self.plan.analysis.physics
-        variables = {
-            name: Variable(name, getattr(function, "label", name), getattr(function, "unit", ""))
-            for name in s.scored.table.columns
-            for function in [getattr(physics, name)]
-        }
+        processes, classes = groups(Appearance(s.titles, s.colors, e.collision, s.classes, e.signal))
+
+        def variables(names: Sequence[str]) -> tuple[Variable, ...]:
+            functions = [getattr(self.plan.analysis.physics, name) for name in names]
+            return tuple(
+                Variable(n, getattr(f, "label", n), getattr(f, "unit", ""))
+                for n, f in zip(names, functions, strict=True)
+            )
+
+        settings = PlotSettings(
+            processes=processes,
+            classes=classes,
+            features=variables(evaluation["features"]),
+            spectators=variables(s.spectators),
+            scheme=e.scheme,
+            bins=e.bins,
+            blind_above=s.blind_above,
+            luminosity=s.luminosity,
+        )
         plots = make_plots(
-            plot_settings(self.plan.config, variables, evaluation["dropped_features"]),
+            settings,
             events.table,
-            Scores(events.ensemble, network_scores(ensemble, events, s.scored.evaluation.signal), events.fold),
+            Scores(events.ensemble, network_scores(ensemble, events, e.signal), events.fold),
             test_scale=scales,
             metrics=evaluation["metrics"],
             histories=[history(member) for member in ensemble.members],

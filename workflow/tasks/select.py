@@ -48,7 +48,7 @@ class SelectSlice:
 
 
 class SelectEvents(Workflow):
-    """Apply the cuts and record identity, process, generator weight and cutflow; one branch per file and entry range."""
+    """Apply the cuts; record identity, process, generator weight and cutflow; one branch per file and entry range."""
 
     exclude_index = False
 

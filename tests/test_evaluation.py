@@ -1,0 +1,214 @@
+"""Judging: which scores of which events enter which figure, with which weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from analysis.errors import UserError
+from analysis.evaluation import (
+    EvaluationSettings,
+    ScoredEvents,
+    attach_scores,
+    judge,
+    score_templates,
+)
+from analysis.evaluation import test_scales as scales_of_test
+from analysis.friends import Scores, write_friend
+from analysis.splitting import fold_of
+from analysis.table import EventTable
+from analysis.weights import Totals
+
+ToyTable = Callable[..., EventTable]
+SETTINGS = EvaluationSettings(
+    classes=("background", "signal"),
+    signal="signal",
+    collision=(),
+    features={"met": "event", "pt2": "lepton2"},
+    folds=5,
+    scheme="rotating",
+    salt="0",
+    bins=10,
+    replicas=20,
+    seed=1,
+)
+SCALES = {"top": 4.0, "higgs": 2.0, "other": 1.0}
+
+
+def scored(table: EventTable, seed: int = 1) -> ScoredEvents:
+    """Two independent sets of scores, each with some power."""
+    rng = np.random.default_rng(seed)
+
+    def draw() -> np.ndarray:
+        signal = 1 / (1 + np.exp(-rng.normal(size=len(table)) - (table.label == 1)))
+        return np.stack([1 - signal, signal], axis=1).astype(np.float32)
+
+    return ScoredEvents(table, fold_of(table.identity, 5, "0"), draw(), draw())
+
+
+@pytest.fixture
+def events(toy_table: ToyTable) -> ScoredEvents:
+    table = toy_table()
+    return scored(replace(table, weight=np.abs(table.weight)))
+
+
+@pytest.fixture
+def summary(events: ScoredEvents) -> dict[str, Any]:
+    return judge(events, SCALES, SETTINGS, [])
+
+
+def test_each_figure_takes_its_own_scores_events_and_weights(events: ScoredEvents, summary: dict[str, Any]) -> None:
+    """Against scikit-learn: the ensemble on scaled test events, network f on the other events of fold f."""
+    table = events.table
+    labelled, signal = table.label >= 0, table.label == 1
+    scale = np.array([4.0, 2.0, 1.0])[table.process]
+
+    def auc(rows: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> float:
+        return float(roc_auc_score(signal[rows], scores[rows, 1], sample_weight=weight[rows]))
+
+    rest = labelled & ~table.is_test
+    metrics = summary["metrics"]
+    expected = [
+        (metrics["test"], labelled & table.is_test, events.ensemble, table.weight * scale),
+        (metrics["out_of_fold"], rest, events.routed, table.weight),
+        *((metrics["folds"][f], rest & (events.fold == f), events.routed, table.weight) for f in range(5)),
+    ]
+    for found, rows, scores, weight in expected:
+        assert found["auc"]["weighted"]["value"] == pytest.approx(auc(rows, scores, weight))
+        assert found["auc"]["unweighted"]["value"] == pytest.approx(auc(rows, scores, np.ones(len(table))))
+        assert sum(found["events"].values()) == rows.sum()
+        assert sum(found["sum_of_weights"].values()) == pytest.approx(weight[rows].sum())
+
+
+def test_what_does_not_belong_changes_nothing(events: ScoredEvents, summary: dict[str, Any]) -> None:
+    """Routed scores of test events, ensemble scores of all others, and all scores of `other` enter no figure."""
+    table, rng = events.table, np.random.default_rng(7)
+    noise = rng.dirichlet([1, 1], (2, len(table))).astype(np.float32)
+    foreign = (table.label < 0)[:, None]
+    test = table.is_test[:, None]
+    other = replace(
+        events,
+        routed=np.where(test | foreign, noise[0], events.routed),
+        ensemble=np.where(~test | foreign, noise[1], events.ensemble),
+    )
+    found = judge(other, SCALES, SETTINGS, [])
+    for key in ("metrics", "categories", "significance"):
+        assert found[key] == summary[key], key
+    changed = judge(replace(events, routed=noise[0]), SCALES, SETTINGS, [])
+    assert changed["metrics"]["out_of_fold"] != summary["metrics"]["out_of_fold"]
+    assert changed["metrics"]["test"] == summary["metrics"]["test"]
+
+
+def test_summary_has_no_nan(toy_table: ToyTable) -> None:
+    """Negative weights, a process without a selected event, a category without signal, absent objects."""
+    table = toy_table()
+    table = table.take(~((table.category == "one") & (table.label == 1)) & (table.process != 2))
+    absent = np.ma.MaskedArray(np.zeros(len(table), np.float32), mask=True)
+    table = replace(table, columns={"met": table.columns["met"], "pt2": absent})
+    found = judge(scored(table), SCALES, SETTINGS, ["pt2"])
+    json.dumps(found, allow_nan=False)
+    assert (found["features"], found["dropped_features"]) == (["met"], ["pt2"])
+    assert found["yields"]["other"] == {
+        "class": None,
+        "entries": 0,
+        "yield": 0.0,
+        "uncertainty": 0.0,
+        "effective": 0.0,
+        "test_entries": 0,
+        "test_scale": 1.0,
+    }
+    assert found["missing"] == {"event": 0.0, "lepton2": 1.0}
+    assert found["categories"]["one"]["auc"]["weighted"]["value"] is None
+
+
+def test_yields_and_missing_objects(events: ScoredEvents, summary: dict[str, Any]) -> None:
+    table = events.table
+    for i, (name, class_name) in enumerate((("top", "background"), ("higgs", "signal"), ("other", None))):
+        weight = table.weight[table.process == i]
+        found = summary["yields"][name]
+        assert found["class"] == class_name
+        assert found["entries"] == len(weight)
+        assert found["yield"] == pytest.approx(weight.sum())
+        assert found["uncertainty"] == pytest.approx(np.sqrt((weight**2).sum()))
+        assert found["test_scale"] == SCALES[name]
+        assert found["test_entries"] == np.sum(table.is_test & (table.process == i))
+    share = float(np.ma.getmaskarray(table.columns["pt2"]).mean())
+    assert summary["missing"] == {"event": 0.0, "lepton2": pytest.approx(share)}
+
+
+def test_categories(events: ScoredEvents, summary: dict[str, Any]) -> None:
+    table = events.table
+    rows = (table.category == "one") & table.is_test & (table.label >= 0)
+    weight = table.weight * np.array([4.0, 2.0, 1.0])[table.process]
+    assert list(summary["categories"]) == ["one"]
+    assert summary["categories"]["one"]["entries"] == rows.sum()
+    expected = roc_auc_score(table.label[rows], events.ensemble[rows, 1], sample_weight=weight[rows])
+    assert summary["categories"]["one"]["auc"]["weighted"]["value"] == pytest.approx(expected)
+
+
+def test_a_class_without_test_events(events: ScoredEvents) -> None:
+    few = events.take(~(events.table.is_test & (events.table.label == 1)))
+    with pytest.raises(UserError, match="Class 'signal' has no test events"):
+        judge(few, SCALES, SETTINGS, [])
+
+
+def test_order_of_events_changes_no_figure(events: ScoredEvents, summary: dict[str, Any]) -> None:
+    order = np.random.default_rng(2).permutation(len(events.table))
+    found = judge(events.take(order), SCALES, SETTINGS, [])["metrics"]
+    for key in ("test", "out_of_fold"):
+        one, other = found[key]["auc"]["weighted"], summary["metrics"][key]["auc"]["weighted"]
+        assert one == {name: pytest.approx(value, abs=1e-12) for name, value in other.items()}
+
+
+def test_scales_are_from_before_the_selection(toy_table: ToyTable) -> None:
+    table = toy_table()
+    totals = {"top": Totals(100, 80.0, 800.0, 16.0), "higgs": Totals(50, 30.0, 30.0, 10.0)}
+    table = table.take(table.process != 2)
+    assert scales_of_test(table, totals, ()) == {"top": 5.0, "higgs": 3.0, "other": 1.0}
+    assert scales_of_test(table, totals, ("higgs",))["higgs"] == 1.0
+    with pytest.raises(UserError, match="Process 'higgs': the generator weights of its test events sum to -1"):
+        scales_of_test(table, totals | {"higgs": Totals(50, 30.0, 30.0, -1.0)}, ())
+
+
+def test_attach_scores_joins_by_file_and_entry(toy_table: ToyTable, tmp_path: Path) -> None:
+    """Two chunks of one file and one of another; the table is ordered by identity, the friends by entry."""
+    table = toy_table(count=300)
+    # Toy events are numbered by `entry`: chunk 0 and 1 are the halves of the first file, chunk 2 is another file.
+    chunk = np.digitize(table.entry, [100, 200]).astype(np.int32)
+    table = replace(table, chunk=chunk, entry=np.where(chunk == 2, table.entry - 200, table.entry))
+    friends = [tmp_path / "a.root", tmp_path / "a.root", tmp_path / "b.root"]
+    for path, of_file in ((friends[0], chunk < 2), (friends[2], chunk == 2)):
+        score = np.linspace(0, 1, len(table), dtype=np.float32)[of_file]
+        both = np.stack([1 - score, score], axis=1)
+        part = Scores(table.entry[of_file], np.zeros(len(score), np.int16), table.is_test[of_file], both, both / 2)
+        write_friend(path, 1000, SETTINGS.classes, [part])
+    found = attach_scores(table, friends, SETTINGS.classes, 5, "0")
+    np.testing.assert_array_equal(found.routed[:, 1], np.linspace(0, 1, len(table), dtype=np.float32))
+    np.testing.assert_array_equal(found.ensemble, found.routed / 2)
+    np.testing.assert_array_equal(found.fold, fold_of(table.identity, 5, "0"))
+    write_friend(friends[2], 1000, SETTINGS.classes, [])
+    with pytest.raises(ValueError, match="100 selected events have no routed score"):
+        attach_scores(table, friends, SETTINGS.classes, 5, "0")
+
+
+def test_templates_are_scaled_test_events_and_unscaled_data(events: ScoredEvents) -> None:
+    table = events.table
+    templates, data = score_templates(events, SCALES, SETTINGS)
+    assert data is None
+    for i, name in enumerate(table.processes):
+        rows = (table.process == i) & table.is_test
+        content, _ = np.histogram(events.ensemble[rows, 1], np.linspace(0, 1, 11), weights=table.weight[rows])
+        variance, _ = np.histogram(events.ensemble[rows, 1], np.linspace(0, 1, 11), weights=table.weight[rows] ** 2)
+        np.testing.assert_allclose(templates[name].values, content * SCALES[name])
+        np.testing.assert_allclose(templates[name].variances, variance * SCALES[name] ** 2)
+    templates, data = score_templates(events, SCALES | {"other": 1.0}, replace(SETTINGS, collision=("other",)))
+    assert list(templates) == ["top", "higgs"]
+    assert data is not None
+    assert data.values.sum() == pytest.approx(table.weight[table.process == 2].sum())
