@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import awkward as ak
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
@@ -21,6 +21,9 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
         columns: Numpy arrays (numbers, bool or strings) or masked arrays of numbers, each of shape [N]. Masked
             entries become nulls. An empty mapping writes a file of no columns.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     arrays = {}
     for name, values in columns.items():
         mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
@@ -38,6 +41,8 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> dict[str, np
     Returns:
         Numpy arrays of shape [N]; columns with nulls come back as masked arrays.
     """
+    import pyarrow.parquet as pq
+
     table = pq.read_table(path, columns=None if names is None else list(names))
     return {name: _to_numpy(table.column(name)) for name in table.column_names}
 
@@ -63,6 +68,8 @@ def to_option(array: Any, length: int) -> np.ma.MaskedArray[Any, Any]:
     Raises:
         ValueError: Not one number per event.
     """
+    import awkward as ak
+
     try:
         array = ak.Array(array)
     except TypeError as error:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import uproot
 
 from analysis.columns import read_columns
 from analysis.splitting import fold_of
@@ -75,6 +74,8 @@ def write_friend(path: Path, entries: int, classes: Sequence[str], parts: Sequen
     The branches are `score_<class>_routed`, `score_<class>_ensemble` (float32, NaN where the event is not selected),
     `fold` (int16, -1 where not selected), `is_test` and `selected` (bool, false where not selected).
     """
+    import uproot
+
     branches: dict[str, npt.NDArray[Any]] = {}
     for name in classes:
         for kind in ("routed", "ensemble"):
@@ -106,6 +107,8 @@ def read_friend(path: Path, classes: Sequence[str], kind: str) -> npt.NDArray[np
     Returns:
         float32 [entries, C]; NaN where an event is not selected.
     """
+    import uproot
+
     with uproot.open(path) as file:
         arrays = file[TREE].arrays([f"score_{name}_{kind}" for name in classes], library="np")
     return np.stack([arrays[f"score_{name}_{kind}"] for name in classes], axis=1)

@@ -52,7 +52,8 @@ def call_mask(name: str, function: Function, events: Events, source: Source) -> 
         ) from error
     if result.ndim != 1 or len(result) != len(events):
         raise UserError(
-            f"{name}(events) returned {ak.without_parameters(result).type} for {len(events)} events; one bool per event was expected."
+            f"{name}(events) returned {ak.without_parameters(result).type} for {len(events)} events; one bool per "
+            "event was expected."
         )
     values = ak.to_numpy(ak.fill_none(result, False))
     if values.dtype != np.bool_:

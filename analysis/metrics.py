@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from analysis.splitting import salted, splitmix64
 
@@ -377,6 +376,8 @@ def ks_weighted(
     Raises:
         ValueError: A sample without a positive sum of weights, or values that are not finite.
     """
+    from scipy import special
+
     _check_finite(a=a, wa=wa, b=b, wb=wb)
     _positive_sum(wa, "first sample")
     _positive_sum(wb, "second sample")

@@ -199,9 +199,10 @@ def _plain(events: Events, source: Source, branch: str, key: str) -> npt.NDArray
     column = ak.Array(events[branch])
     values = ak.to_numpy(column) if column.ndim == 1 and not column.fields else None
     if values is None or values.dtype.kind not in "biuf":
+        found = ak.without_parameters(column).type.content
         raise UserError(
-            f"{source.path}, tree {source.tree!r}: branch {branch!r} holds {ak.without_parameters(column).type.content}, "
-            f"but one number per event was expected. Correct {key}."
+            f"{source.path}, tree {source.tree!r}: branch {branch!r} holds {found}, but one number per event was "
+            f"expected. Correct {key}."
         )
     if np.ma.is_masked(values):
         entry = int(np.flatnonzero(np.ma.getmaskarray(values))[0])

@@ -11,7 +11,7 @@ import ast
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -74,10 +74,10 @@ def step_code(path: Path, name: str) -> str:
     symbols = _Symbols.of(path)
     texts, modules = [], set()
     for node in symbols.closure(name):
-        texts.append(_normalised(node))
+        texts.append(ast.unparse(node))
         modules |= {m for m in _imports(node) if m.split(".")[0] in _ROOMS}
     modules |= {m for m in symbols.imported_by(name).values() if m.split(".")[0] in _ROOMS}
-    return _digest([*texts, *module_closure(tuple(sorted(modules)))])
+    return _digest([*texts, *module_closure(modules)])
 
 
 def user_function(path: Path, name: str) -> str:
@@ -100,8 +100,8 @@ def _user_texts(path: Path, name: str, seen: set[tuple[Path, str]]) -> list[str]
     symbols = _Symbols.of(path)
     nodes = symbols.closure(name)
     if any(_names(node) & _DYNAMIC for node in nodes):
-        return [_normalised(symbols.tree)]
-    texts = [_normalised(node) for node in nodes]
+        return [ast.unparse(symbols.tree)]
+    texts = [ast.unparse(node) for node in nodes]
     for imported, module in symbols.imported_by(name).items():
         if module.startswith("analysis.examples."):
             other = _module_path(module)
@@ -116,20 +116,26 @@ def defined_names(path: Path) -> tuple[str, ...]:
     return (*symbols.nodes, *symbols.imports)
 
 
-@cache
-def module_closure(modules: tuple[str, ...]) -> tuple[str, ...]:
+def module_closure(modules: Iterable[str]) -> list[str]:
     """Normalised source of modules and of all project modules that they import, each once, in order of name."""
     found: dict[str, str] = {}
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        path = _module_path(module)
-        if module in found or path is None:
-            continue
-        tree = _parse(path)
-        found[module] = _normalised(tree)
-        waiting += [m for m in _imports(tree) if m.split(".")[0] in _ROOMS]
-    return tuple(f"{name}\n{found[name]}" for name in sorted(found))
+        if module not in found:
+            found[module], imported = _module(module)
+            waiting += imported
+    return [f"{name}\n{found[name]}" for name in sorted(found)]
+
+
+@cache
+def _module(name: str) -> tuple[str, tuple[str, ...]]:
+    """Normalised source of a module and the project modules that it imports; empty for what is no module."""
+    path = _module_path(name)
+    if path is None:
+        return "", ()
+    tree = _parse(path)
+    return ast.unparse(tree), tuple(sorted(m for m in _imports(tree) if m.split(".")[0] in _ROOMS))
 
 
 class _Symbols:
@@ -197,18 +203,12 @@ def _module_path(module: str) -> Path | None:
 
 
 def _parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), filename=str(path))
-
-
-def _normalised(node: ast.AST) -> str:
-    """Source without comments, docstrings and formatting."""
-    tree = ast.parse(ast.unparse(node))
-    for inner in ast.walk(tree):
-        body = getattr(inner, "body", None)
-        documented = isinstance(inner, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-        if documented and isinstance(body, list):
-            inner.body = [s for s in body if not _is_text(s)] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
+    """Parse a file without its docstrings; comments and formatting are gone with the text."""
+    tree = ast.parse(path.read_text(), filename=str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
+    return tree
 
 
 def _is_text(statement: ast.stmt) -> bool:
