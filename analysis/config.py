@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -420,13 +420,21 @@ def load_analysis(name: str, overrides: Sequence[str] = ()) -> Analysis:
     folder = find_folder(name)
     path = folder / "analysis.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, but a mapping of sections was expected.")
     for override in overrides:
         _apply(content, override)
+    misplaced = _misplaced_booleans(Configuration, content, ())
+    if misplaced:
+        raise UserError(
+            f"{path}: "
+            + "; ".join(
+                f"key {key} is {str(value).lower()}, but a number or a text was expected" for key, value in misplaced
+            )
+        )
     try:
         config = Configuration.model_validate(content)
     except ValidationError as error:
@@ -456,6 +464,35 @@ def data_folder(config: Configuration) -> Path | None:
             "docs/data.md says where the files are published."
         )
     return folder
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that occurs twice is an error: the first of the two would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} occurs twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _misplaced_booleans(annotation: Any, value: Any, steps: tuple[str, ...]) -> list[tuple[str, bool]]:
+    """Keys that are true or false where the schema expects a number: Python would count them as 1 and 0."""
+    if isinstance(value, bool):
+        return [] if bool in _options(annotation) else [(".".join(steps), value)]
+    found = []
+    for option in _options(annotation):
+        fields = _fields(option)
+        if isinstance(value, dict) and fields is not None:
+            for key in fields.keys() & value.keys():
+                found += _misplaced_booleans(fields[key], value[key], (*steps, str(key)))
+        elif isinstance(value, dict) and get_origin(option) in (dict, Mapping):
+            for key, inner in value.items():
+                found += _misplaced_booleans(get_args(option)[1], inner, (*steps, str(key)))
+    return found
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -547,5 +584,5 @@ def _fields(annotation: Any) -> dict[str, Any] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {name: field.annotation for name, field in annotation.model_fields.items()}
     if isinstance(annotation, type) and hasattr(annotation, "__dataclass_fields__"):
-        return dict.fromkeys(annotation.__dataclass_fields__)
+        return get_type_hints(annotation)
     return None

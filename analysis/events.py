@@ -213,7 +213,7 @@ def read(source: Source, log: list[Any] | None = None) -> Events:
         log: If given, coffea appends an item with a `.branch` for every branch that is read.
 
     Raises:
-        UserError: The file or the tree can't be read.
+        UserError: The file or the tree can't be read, or a declared sentinel names no branch.
     """
     from coffea.nanoevents import BaseSchema, NanoAODSchema, NanoEventsFactory
 
@@ -222,6 +222,13 @@ def read(source: Source, log: list[Any] | None = None) -> Events:
     schema = tolerant if source.layout == "nanoaod" else BaseSchema
     with _open(source.path) as file:
         key = _tree_key(file, source.path, source.tree)
+        branches = file[key].keys()
+    for branch in source.sentinels:
+        if branch not in branches:
+            raise UserError(
+                f"{source.path}, tree {source.tree!r}: there is no branch {branch!r}, for which data.sentinels "
+                f"declares a value. {nearest(branch, branches)}"
+            )
     try:
         with warnings.catch_warnings():
             # Files that lack event numbers or some cross references are common; coffea warns about each.

@@ -41,7 +41,7 @@ class Scores:
 
 
 def score_chunk(
-    events: Path, columns: Mapping[str, Path], features: Sequence[str], scorer: Scorer, folds: int, salt: str
+    events: Path, columns: Mapping[str, Path], features: Sequence[str], scorer: Scorer, *, folds: int, salt: str
 ) -> Scores:
     """Score the selected events of one chunk.
 

@@ -96,15 +96,15 @@ def prepare(table: EventTable, settings: PoolSettings) -> Pool:
     chosen = table.take(~table.is_test & table.training & (table.label >= 0))
     if len(chosen) == 0:
         raise UserError(
-            f"No event is left to train on: {len(table)} events pass selection.cuts, of which {int(table.is_test.sum())} "
-            "are held out for the test. The cutflow says where they go; loosen the cuts."
+            f"No event is left to train on: {len(table)} events pass selection.cuts, of which "
+            f"{int(table.is_test.sum())} are held out for the test. The cutflow says where they go; loosen the cuts."
         )
     folds = fold_of(chosen.identity, settings.count, settings.salt)
     labels = chosen.label.astype(np.int64)
     _check_counts(labels, chosen.weight, folds, settings)
     present = np.stack([~np.ma.getmaskarray(chosen.columns[name]) for name in settings.table.columns], axis=1)
     values = np.stack([np.ma.filled(chosen.columns[name], 0) for name in settings.table.columns], axis=1)
-    kept = present.any(axis=0)
+    kept: npt.NDArray[np.bool_] = np.asarray(present.any(axis=0))
     names = np.array(settings.table.columns)
     if not kept.any():
         raise UserError(
@@ -147,8 +147,8 @@ def _check_counts(
         cells = "  ".join(f"{n} ({e:.0f})" for n, e in zip(counts[c], effective, strict=True))
         lines.append(f"  {name}: {cells}")
     raise UserError(
-        f"At least {settings.minimum} events of each class are needed in each fold, after the selection and without the "
-        f"test events. Events (effective number) per class in folds 0 to {settings.count - 1}:\n"
+        f"At least {settings.minimum} events of each class are needed in each fold, after the selection and without "
+        f"the test events. Events (effective number) per class in folds 0 to {settings.count - 1}:\n"
         + "\n".join(lines)
         + "\nUse more events, looser cuts or fewer folds (folds.count)."
     )

@@ -44,7 +44,7 @@ def splitmix64(x: npt.NDArray[np.uint64] | np.uint64) -> UInt64:
 
 
 def key_of(text: str) -> int:
-    """Turn a name (sample, file, salt) into a signed 64-bit integer: the first 8 bytes, little endian, of its SHA-256."""
+    """Turn a name (sample, file, salt) into an int64: the first 8 bytes, little endian, of its SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
 
 

@@ -96,7 +96,7 @@ class TableSettings:
         collision: Data sets of collision data: no weight factors there.
         columns: Features and spectators to read.
         factors: Weight factors to multiply on.
-        duplicates: What to do about events that occur twice in a process.
+        duplicates: What to do about events that occur twice in a process or in a data set.
     """
 
     processes: tuple[str, ...]
@@ -146,6 +146,7 @@ def load_table(chunks: Sequence[Chunk], totals: Mapping[str, Totals], settings: 
     """
     index = {name: i for i, name in enumerate(settings.processes)}
     factor = np.array([settings.normalisations[p].factor(totals.get(p, Totals())) for p in settings.processes])
+    datasets = sorted({chunk.dataset for chunk in chunks})
     parts: list[dict[str, Any]] = []
     for number, chunk in enumerate(chunks):
         events = read_columns(chunk.events)
@@ -158,6 +159,7 @@ def load_table(chunks: Sequence[Chunk], totals: Mapping[str, Totals], settings: 
                 weight = weight * _factor(chunk, name)
         part["weight"] = weight
         part["chunk"] = np.full(len(process), number, dtype=np.int32)
+        part["dataset"] = np.full(len(process), datasets.index(chunk.dataset), dtype=np.int32)
         part["file"] = np.full(len(process), chunk.file_key, dtype=object)
         for name in settings.columns:
             part[f"column:{name}"] = np.ma.asarray(read_columns(chunk.columns[name])[name])
@@ -201,6 +203,7 @@ def _join(parts: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[st
         "process": np.zeros(0, np.int16),
         "weight": np.zeros(0, np.float64),
         "chunk": np.zeros(0, np.int32),
+        "dataset": np.zeros(0, np.int32),
         "file": np.zeros(0, object),
     }
     empty |= {f"column:{name}": np.ma.zeros(0, dtype=np.float32) for name in columns}
@@ -212,18 +215,25 @@ def _join(parts: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[st
 
 
 def _unique(joined: Mapping[str, Any], settings: TableSettings) -> npt.NDArray[np.bool_]:
-    """Rows to keep; rows are sorted by identity, process, file and entry."""
-    identity, process = joined["identity"], joined["process"]
-    again = np.zeros(len(identity), dtype=np.bool_)
-    again[1:] = (identity[1:] == identity[:-1]) & (process[1:] == process[:-1])
+    """Rows to keep: an event may occur once in a process and once in a data set; the first in order is kept.
+
+    Shifted twins share a sample, and so their identities, but neither process nor data set.
+    """
+    again = np.zeros(len(joined["identity"]), dtype=np.bool_)
+    for group in ("process", "dataset"):
+        order = np.lexsort((np.arange(len(again)), joined[group], joined["identity"]))
+        identity, owner = joined["identity"][order], joined[group][order]
+        again[order[1:]] |= (identity[1:] == identity[:-1]) & (owner[1:] == owner[:-1])
     if settings.duplicates == "error" and np.any(again):
         row = int(np.flatnonzero(again)[0])
-        places = [f"entry {joined['entry'][r]} of {joined['file'][r]}" for r in (row - 1, row)]
+        same = np.flatnonzero(joined["identity"] == joined["identity"][row])
+        first, second = (f"entry {joined['entry'][r]} of {joined['file'][r]}" for r in same[:2])
+        process = settings.processes[joined["process"][row]]
         raise UserError(
-            f"Process {settings.processes[process[row]]!r}: {int(np.sum(again))} events occur more than once, "
-            f"the first as {places[0]} and {places[1]}. Set identity.duplicates to drop (keep the first) or keep (count all), or "
-            "name further columns under identity.columns."
+            f"Process {process!r}: {int(np.sum(again))} events occur more than once, the first as {first} and {second}. "
+            "Set identity.duplicates to drop (keep the first) or keep (count all), or name further columns under "
+            "identity.columns."
         )
     if settings.duplicates == "drop":
         return ~again
-    return np.ones(len(identity), dtype=np.bool_)
+    return np.ones(len(again), dtype=np.bool_)

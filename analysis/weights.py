@@ -92,30 +92,27 @@ def scale_of_test(totals: Totals, process: str) -> float:
 def collect_totals(
     chunks: Iterable[tuple[str, Mapping[str, Totals]]],
     generated: Iterable[tuple[str, float | None]],
-    numbers: Mapping[str, float],
+    declared: Mapping[str, float],
+    owners: Mapping[str, str],
 ) -> dict[str, Totals]:
     """Add up the sums of all chunks, and put the declared sums of generated events in place of the counted ones.
 
     Args:
         chunks: Data set of each chunk, with the sums of the processes in it.
         generated: Data set of each file, with the sum that the file itself declares, or None.
-        numbers: Data sets whose sum of all generated weights is a number in the configuration.
+        declared: Data sets whose sum of all generated weights is a number in the configuration.
+        owners: The process of each data set that declares a sum, in its files or as a number; it holds no other.
 
     Returns:
-        Sums per process. A data set with a declared sum holds one process (the configuration sees to it).
+        Sums per process. A data set without any entry counts by what it declares.
     """
-    declared = dict(numbers)
-    for dataset, value in generated:
-        if value is not None and dataset not in numbers:
-            declared[dataset] = declared.get(dataset, 0.0) + value
     result: dict[str, Totals] = {}
-    owner: dict[str, str] = {}
     for dataset, totals in chunks:
         for process, counted in totals.items():
-            owner[dataset] = process
-            own = replace(counted, generated=0.0) if dataset in declared else counted
+            own = replace(counted, generated=0.0) if dataset in owners else counted
             result[process] = result.get(process, Totals()) + own
-    for dataset, value in declared.items():
-        if dataset in owner:
-            result[owner[dataset]] += Totals(generated=value)
+    sums = [(dataset, value) for dataset, value in generated if value is not None and dataset not in declared]
+    for dataset, value in (*sums, *declared.items()):
+        process = owners[dataset]
+        result[process] = result.get(process, Totals()) + Totals(generated=value)
     return result

@@ -125,6 +125,8 @@ def test_unknown_key_suggests_the_nearest(
         ("selection.categories", {"1l": "met"}, "key selection.categories.1l is '1l'"),
         ("training.epochs", 0, "key training: epochs is 0; expected at least 1"),
         ("folds.count", 2, "key folds: rotating folds need a count of at least 3, not 2"),
+        ("training.epochs", True, "key training.epochs is true, but a number or a text was expected"),
+        ("data.sentinels", {"met": True}, "key data.sentinels.met is true"),
         # wrong literal: the choices and the nearest
         ("folds.scheme", "rotatin", "one of 'rotating' or 'standard' was expected. Did you mean 'rotating'?"),
         ("model.activation", "sillu", "Did you mean 'silu' or 'selu'?"),
@@ -251,6 +253,9 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
         load_analysis("higsml")
     (tmp_path / "analysis.yaml").write_text("name: [")
     with pytest.raises(UserError, match=r"analysis\.yaml is not valid YAML"):
+        load_analysis(str(tmp_path))
+    (tmp_path / "analysis.yaml").write_text("name: a\nseed: 1\nname: b\n")
+    with pytest.raises(UserError, match=r"analysis\.yaml is not valid YAML: key 'name' occurs twice"):
         load_analysis(str(tmp_path))
     (tmp_path / "analysis.yaml").write_text("- name")
     with pytest.raises(UserError, match=r"analysis\.yaml holds list, but a mapping"):

@@ -143,6 +143,13 @@ def test_sentinel_becomes_none_and_only_there(path: str) -> None:
     assert events.jets[:4].to_list() == [[None, 25.0], [], [30.0], [None]]
 
 
+def test_a_sentinel_of_no_branch_is_an_error(path: str) -> None:
+    with pytest.raises(
+        UserError, match=r"no branch 'mett', for which data\.sentinels declares a value\. Did you mean 'met'"
+    ):
+        open_all(path, mett=-999.0)
+
+
 def test_sentinel_has_the_precision_of_its_branch(write_root: WriteRoot) -> None:
     """A sentinel that no float32 holds exactly is still found in a float32 branch; in an integer branch, too."""
     path = write_root({"x": np.array([-0.1, 0.1], np.float32), "n": np.array([-99, 99], np.int32)})

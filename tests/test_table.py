@@ -190,7 +190,7 @@ def test_weights_that_sum_to_zero_or_below(write_chunk: WriteChunk, generated: f
 
 
 def twice(write_chunk: WriteChunk) -> list[Chunk]:
-    """Event 3 of top is in both files, and is another event than the one of higgs with this number."""
+    """Event 3 of top is in both files of the data set, and once more as an event of higgs."""
     return [
         write_chunk("a.root", [1, 2, 3, 3], ["top", "top", "top", "higgs"]),
         write_chunk("b.root", [5, 3], ["top", "top"]),
@@ -202,7 +202,7 @@ def test_duplicates_are_an_error(write_chunk: WriteChunk) -> None:
         load_table(twice(write_chunk), {}, SETTINGS)
     message = str(raised.value)
     assert message.startswith(
-        "Process 'top': 1 events occur more than once, the first as entry 2 of a.root and entry 1"
+        "Process 'top': 2 events occur more than once, the first as entry 2 of a.root and entry 1"
     )
     assert "of b.root. Set identity.duplicates to drop" in message
 
@@ -212,8 +212,9 @@ def test_duplicates_are_dropped_independently_of_the_order_of_files(write_chunk:
     chunks = twice(write_chunk)
     table, other = load_table(chunks, {}, settings), load_table(chunks[::-1], {}, settings)
     assert_same_tables(table, other, besides=["chunk"])
-    assert len(table) == 5
-    kept = (table.identity == event_identity("mc", [np.array([3])])) & (table.process == 0)
+    assert len(table) == 4
+    kept = table.identity == event_identity("mc", [np.array([3])])
+    assert table.process[kept].tolist() == [0]
     assert table.entry[kept].tolist() == [2]  # the first file's
 
 
@@ -230,6 +231,13 @@ def test_the_same_number_in_another_data_set_is_no_duplicate(write_chunk: WriteC
     assert len(load_table(chunks, {}, SETTINGS)) == 18
 
 
+def test_a_skim_that_shares_its_sample_key_within_one_process_is_a_duplicate(write_chunk: WriteChunk) -> None:
+    chunks = [write_chunk("a.root", range(9), ["top"] * 9, dataset="mc") for _ in range(2)]
+    skim = replace(chunks[1], dataset="skim", file_key="b.root")
+    with pytest.raises(UserError, match="9 events occur more than once"):
+        load_table([chunks[0], skim], {}, SETTINGS)
+
+
 def test_declared_sums_stand_in_for_counted_ones() -> None:
     counted = [
         ("ttbar", {"top": Totals(10, 8, 8, 2)}),
@@ -237,10 +245,16 @@ def test_declared_sums_stand_in_for_counted_ones() -> None:
         ("mixed", {"top": Totals(5, 5, 5, 1), "higgs": Totals(3, 3, 3, 1)}),
     ]
     files = [("ttbar", 100.0), ("ttbar", 200.0), ("mixed", None)]
-    assert collect_totals(counted, files, {}) == {"top": Totals(35, 29, 305, 7), "higgs": Totals(3, 3, 3, 1)}
+    assert collect_totals(counted, files, {}, {"ttbar": "top"}) == {
+        "top": Totals(35, 29, 305, 7),
+        "higgs": Totals(3, 3, 3, 1),
+    }
     # A number in the configuration is the sum of the whole data set, whatever the files say.
-    assert collect_totals(counted, files, {"ttbar": 1000.0})["top"] == Totals(35, 29, 1005, 7)
-    assert collect_totals(counted, [("ttbar", None)], {})["top"].generated == 29
+    assert collect_totals(counted, files, {"ttbar": 1000.0}, {"ttbar": "top"})["top"] == Totals(35, 29, 1005, 7)
+    assert collect_totals(counted, [("ttbar", None)], {}, {})["top"].generated == 29
+    # A skim that kept no entry at all still declares what was generated.
+    empty = collect_totals(counted, [*files, ("extension", 50.0)], {}, {"ttbar": "top", "extension": "top"})
+    assert empty["top"].generated == 355
 
 
 @given(st.lists(st.tuples(st.floats(-1, 3), st.booleans()), min_size=1, max_size=50))

@@ -321,7 +321,7 @@ def test_a_mistake_is_one_message_and_loses_nothing(law: Law, mistake: Callable[
     assert "Traceback" not in done.stderr + done.stdout
     assert done.stderr.count(expected) == 1, done.stderr
     assert before - {law.store / "names" / "toy.json"} <= {p for p in law.store.rglob("*") if p.is_file()}
-    assert not [p for p in law.store.rglob(".stage-*")]
+    assert not list(law.store.rglob(".stage-*"))
 
 
 def test_debug_shows_the_traceback_of_a_mistake(law: Law) -> None:

@@ -12,6 +12,7 @@ import platform
 import resource
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ RECORDED = ("awkward", "coffea", "law", "luigi", "numpy", "onnxruntime", "pyarro
 """Libraries whose versions stand in the provenance without being part of any identity."""
 
 
-class OverridesParameter(luigi.Parameter):  # type: ignore[misc]
+class OverridesParameter(luigi.Parameter):
     """``--set KEY=VALUE``, any number of times."""
 
     def parse(self, value: str | Sequence[str]) -> tuple[str, ...]:
@@ -65,7 +66,7 @@ class Task(law.Task):
         description="an example of analysis/examples/ or the path of an analysis folder; default: hww",
     )
     set = OverridesParameter(
-        default=(),
+        default=(),  # type: ignore[arg-type]
         description="override one key of the configuration with a YAML value, as in --set training.epochs=5; any "
         "number of times",
     )
@@ -144,7 +145,7 @@ class Task(law.Task):
             "step": self.task_family,
             "format": FORMAT,
             "settings": canonical(self.settings),
-            "code": _step_code(type(self)),
+            "code": _step_code(type(self).__module__, type(self).__name__),
             "functions": {name: self.plan.function_code(name) for name in sorted(self.functions())},
             "outside": canonical(self.outside()),
             "libraries": library_versions(self.libraries),
@@ -221,7 +222,7 @@ class Task(law.Task):
         )
 
 
-class WorkflowProxy(law.workflow.base.BaseWorkflowProxy):  # type: ignore[misc]
+class WorkflowProxy(law.workflow.base.BaseWorkflowProxy):
     """Hands the branches that are not complete to an executor, in groups."""
 
     workflow_type = "local"
@@ -303,9 +304,8 @@ def branches_of(numbers: Iterable[int], total: int) -> dict[str, Any]:
 
 
 @cache
-def _step_code(cls: type) -> str:
-    module = __import__(cls.__module__, fromlist=["__file__"])
-    return step_code(Path(module.__file__), cls.__name__)
+def _step_code(module: str, name: str) -> str:
+    return step_code(Path(str(sys.modules[module].__file__)), name)
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ FORMAT = 1
 
 ROOT = Path(__file__).resolve().parent.parent
 _ROOMS = ("analysis", "models")
+_EXAMPLES = "analysis.examples."
 _DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__"}
 
 
@@ -103,7 +104,7 @@ def _user_texts(path: Path, name: str, seen: set[tuple[Path, str]]) -> list[str]
         return [ast.unparse(symbols.tree)]
     texts = [ast.unparse(node) for node in nodes]
     for imported, module in symbols.imported_by(name).items():
-        if module.startswith("analysis.examples."):
+        if module.startswith(_EXAMPLES):
             other = _module_path(module)
             if other is not None:
                 texts += _user_texts(other, symbols.original[imported], seen)
@@ -111,9 +112,10 @@ def _user_texts(path: Path, name: str, seen: set[tuple[Path, str]]) -> list[str]
 
 
 def defined_names(path: Path) -> tuple[str, ...]:
-    """Names that a file defines or imports at module level, found without running it."""
+    """Names that a file defines at module level or imports from another analysis, found without running it."""
     symbols = _Symbols.of(path)
-    return (*symbols.nodes, *symbols.imports)
+    shared = [name for name, module in symbols.imports.items() if module.startswith(_EXAMPLES)]
+    return (*symbols.nodes, *shared)
 
 
 def module_closure(modules: Iterable[str]) -> list[str]:

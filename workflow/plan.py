@@ -94,8 +94,8 @@ class Plan:
                     keys[base] = keys.get(base, 0) + 1
                     if keys[base] > 1 and not self.config.identity.columns:
                         raise UserError(
-                            f"Data set {name!r} has two files called {base}. Without identity.columns an event is known "
-                            "by its file's base name and entry: rename one of them."
+                            f"Data set {name!r} has two files called {base}. Without identity.columns an event is "
+                            "known by its file's base name and entry: rename one of them."
                         )
                     key = base if keys[base] == 1 else f"{Path(base).stem}~{keys[base]}{Path(base).suffix}"
                     found.append(InputFile(name, number, key, identity.entries, path, identity))

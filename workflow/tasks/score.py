@@ -84,8 +84,8 @@ class ScoreEvents(Workflow):
                 features.column_paths(),
                 ensemble.signature.features,
                 scores,
-                s.folds,
-                s.salt,
+                folds=s.folds,
+                salt=s.salt,
             )
             for events, features in zip(requirements["events"], requirements["features"], strict=True)
         ]

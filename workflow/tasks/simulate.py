@@ -37,6 +37,7 @@ class SimulateEvents(Workflow):
     def slice(self, config: Configuration) -> Simulated:
         dataset, part = self.branch_data
         simulate = config.data.datasets[dataset].simulate
+        assert simulate is not None, "the branch map holds simulated data sets only"
         return Simulated(
             sample=simulate.process,
             events=self.plan.events_per_part(dataset),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
@@ -20,15 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sums:
-    """Which data sets declare their sum of generated weights as a number."""
+    """Data sets that declare their sum of generated weights: as a number, and the process of each, file or number."""
 
-    numbers: dict[str, float]
+    declared: dict[str, float]
+    owners: dict[str, str]
 
     @staticmethod
     def of(config: Configuration, datasets: Iterable[str]) -> Sums:
         """The declared numbers among some data sets."""
-        declared = {name: config.generated_of(name) for name in datasets}
-        return Sums({name: float(value) for name, value in declared.items() if isinstance(value, (int, float))})
+        generated = {name: config.generated_of(name) for name in datasets}
+        return Sums(
+            declared={name: float(value) for name, value in generated.items() if isinstance(value, (int, float))},
+            owners={name: config.processes_of(name)[0] for name, value in generated.items() if value is not None},
+        )
 
 
 def require_events(task: Task, datasets: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
@@ -66,7 +71,7 @@ def load_events(
     groups = [r for name, r in requirements.items() if name not in ("inputs", "events")]
     chunks = []
     for number, task in branches.items():
-        columns = {}
+        columns: dict[str, Path] = {}
         for group in groups:
             columns |= group.get_branch_tasks()[number].column_paths()
         file = task.branch_data.file
@@ -82,7 +87,7 @@ def load_events(
         (task.branch_data.dataset, read_json(task.path("inputs.json"))["generated"])
         for task in requirements["inputs"].get_branch_tasks().values()
     ]
-    totals = collect_totals(counted, generated, sums.numbers)
+    totals = collect_totals(counted, generated, sums.declared, sums.owners)
     return load_table(chunks, totals, settings), totals
 
 
