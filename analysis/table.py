@@ -231,8 +231,8 @@ def _unique(joined: Mapping[str, Any], settings: TableSettings) -> npt.NDArray[n
         process = settings.processes[joined["process"][row]]
         raise UserError(
             f"Process {process!r}: {int(np.sum(again))} events occur more than once, the first as {first} and "
-            f"{second}. Set identity.duplicates to drop (keep the first) or keep (count all), or name further columns under "
-            "identity.columns."
+            f"{second}. Set identity.duplicates to drop (keep the first) or keep (count all), or name further columns "
+            "under identity.columns."
         )
     if settings.duplicates == "drop":
         return ~again
