@@ -25,7 +25,8 @@ import law
 import luigi
 
 from analysis.config import EXAMPLES, Configuration
-from workflow.execution.executor import Group, run_groups
+from workflow.execution.dask import DaskWorkflow
+from workflow.execution.local import LocalWorkflow
 from workflow.identity import FORMAT, ROOT, canonical, fingerprint, library_versions, step_code
 from workflow.messages import show_user_errors
 from workflow.plan import Plan, open_plan
@@ -222,55 +223,9 @@ class Task(law.Task):
         )
 
 
-class WorkflowProxy(law.workflow.base.BaseWorkflowProxy):
-    """Hands the branches that are not complete to an executor, in groups."""
-
-    workflow_type = "local"
-
-    def complete(self) -> bool:
-        """A workflow is complete when each of its branches is, deeply.
-
-        Every branch is asked, even after the first that is not: what they answer now, before anything has run, decides
-        which of them run.
-        """
-        answers = [task.complete() for task in self.task.get_branch_tasks().values()]
-        return all(answers)
-
-    def run(self) -> None:
-        """Run what was incomplete when this run first asked."""
-        pending = {b: task for b, task in self.task.get_branch_tasks().items() if not task.complete()}
-        parameters = tuple(sorted(self.task.to_str_params().items()))
-        groups = [
-            Group(
-                family=self.task.task_family,
-                parameters=tuple((k, v) for k, v in parameters if k not in ("branch", "branches")),
-                branches=tuple(branches),
-                fingerprints=tuple(pending[b].fingerprint for b in branches),
-            )
-            for branches in self.task.group_branches(list(pending), os.cpu_count() or 1)
-        ]
-        for group in run_groups(groups, self.workflow_type, self.task.title):
-            for branch in group.branches:
-                pending[branch].mark_complete()
-
-
-class DaskProxy(WorkflowProxy):
-    """The same on dask workers."""
-
-    workflow_type = "dask"
-
-
-class DaskWorkflow(law.BaseWorkflow):
-    """law's workflow type `dask`."""
-
-    workflow_proxy_cls = DaskProxy
-    exclude_index = True
-
-
-class Workflow(Task, DaskWorkflow):
+class Workflow(Task, LocalWorkflow, DaskWorkflow):
     """A step of many branches."""
 
-    workflow_proxy_cls = WorkflowProxy
     exclude_index = True
 
     @cached_property
@@ -279,10 +234,6 @@ class Workflow(Task, DaskWorkflow):
         if self.is_branch():
             return fingerprint(self.parts)
         return fingerprint({"branches": sorted(t.fingerprint for t in self.get_branch_tasks().values())})
-
-    def workflow_complete(self) -> Any:
-        """Left to the proxy."""
-        return NotImplemented
 
     def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
         """Cut the work of this step into groups that run side by side; by default each branch alone."""

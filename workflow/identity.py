@@ -19,12 +19,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from analysis.errors import UserError
+
 FORMAT = 1
 """Version of the layout of all outputs; raising it makes everything anew."""
 
 ROOT = Path(__file__).resolve().parent.parent
 _ROOMS = ("analysis", "models")
 _EXAMPLES = "analysis.examples."
+_STEPS = "workflow.tasks."
+_WHOLE = "*"
 _DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__"}
 
 
@@ -50,7 +54,7 @@ def canonical(value: Any) -> Any:
         return sorted(canonical(v) for v in value)
     if isinstance(value, (list, tuple)):
         return [canonical(v) for v in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    if isinstance(value, float) and value.is_integer():
         return int(value)  # 1 and 1.0 are the same setting
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
@@ -63,58 +67,66 @@ def library_versions(names: Sequence[str]) -> dict[str, str]:
 
 
 def step_code(path: Path, name: str) -> str:
-    """Hash the code of a step: its class, the helpers of its file that it uses, and the modules that these import.
+    """Hash the code of a step: its class, the helpers that it uses of tasks' files, and the modules that these import.
 
     Args:
         path: File of the task class.
         name: Name of the task class.
 
     Returns:
-        Hash over normalised source. Modules of `analysis` and `models` count whole, with all that they import.
+        Hash over normalised source. Modules of `analysis` and `models` count whole, with all that they import; those
+        that hold up every step (`workflow.base` and its like) don't count.
     """
-    symbols = _Symbols.of(path)
-    texts, modules = [], set()
-    for node in symbols.closure(name):
-        texts.append(ast.unparse(node))
-        modules |= {m for m in _imports(node) if m.split(".")[0] in _ROOMS}
-    modules |= {m for m in symbols.imported_by(name).values() if m.split(".")[0] in _ROOMS}
-    return _digest([*texts, *module_closure(modules)])
+    return _digest(_trace(path, name, _STEPS))
 
 
 def user_function(path: Path, name: str) -> str:
     """Hash a user's function with the helpers and constants of its file that it uses.
 
-    Names that it imports from another analysis of `analysis/examples` are followed there. Where a name is looked up
-    dynamically (`globals()`, `eval`, …) the whole file counts.
+    Names that it imports from another analysis of `analysis/examples` are followed there; other modules of `analysis`
+    and `models` count whole, with all that they import. Where a name is looked up dynamically (`globals()`, `eval`, …)
+    the whole file counts.
 
     Args:
         path: The `physics.py`.
         name: Name of the function.
     """
-    return _digest(_user_texts(path, name, set()))
+    return _digest(_trace(path, name, _EXAMPLES))
 
 
-def _user_texts(path: Path, name: str, seen: set[tuple[Path, str]]) -> list[str]:
-    if (path, name) in seen:
-        return []
-    seen.add((path, name))
-    symbols = _Symbols.of(path)
-    nodes = symbols.closure(name)
-    if any(_names(node) & _DYNAMIC for node in nodes):
-        return [ast.unparse(symbols.tree)]
-    texts = [ast.unparse(node) for node in nodes]
-    for imported, module in symbols.imported_by(name).items():
-        if module.startswith(_EXAMPLES):
-            other = _module_path(module)
-            if other is not None:
-                texts += _user_texts(other, symbols.original[imported], seen)
-    return texts
+def _trace(path: Path, name: str, followed: str) -> list[str]:
+    """Normalised source of a name and of all that it uses; `followed` begins the modules in which names are traced."""
+    texts: list[str] = []
+    modules: set[str] = set()
+    seen: set[tuple[Path, str]] = set()
+    waiting = [(path, name)]
+    while waiting:
+        place = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        symbols = _Symbols.of(place[0])
+        nodes: Sequence[ast.AST] = symbols.closure(place[1])
+        imported = symbols.imported_by(place[1])
+        if place[1] == _WHOLE or any(_names(node) & _DYNAMIC for node in nodes):
+            nodes, imported = [symbols.tree], [pair for pairs in symbols.imports.values() for pair in pairs]
+        for node in nodes:
+            texts.append(ast.unparse(node))
+            modules |= _imports(node)
+        for module, original in imported:
+            file = _module_path(module)
+            if module.startswith(followed) and file is not None:
+                waiting.append((file, original))
+            else:
+                modules.add(module)
+    counted = {m for m in modules if m.startswith(followed) or m.split(".")[0] in _ROOMS}
+    return [*texts, *module_closure(counted)]
 
 
 def defined_names(path: Path) -> tuple[str, ...]:
     """Names that a file defines at module level or imports from another analysis, found without running it."""
     symbols = _Symbols.of(path)
-    shared = [name for name, module in symbols.imports.items() if module.startswith(_EXAMPLES)]
+    shared = [name for name, pairs in symbols.imports.items() if any(m.startswith(_EXAMPLES) for m, _ in pairs)]
     return (*symbols.nodes, *shared)
 
 
@@ -146,26 +158,26 @@ class _Symbols:
     def __init__(self, path: Path) -> None:
         self.tree = _parse(path)
         self.nodes: dict[str, list[ast.stmt]] = {}
-        self.imports: dict[str, str] = {}
-        self.original: dict[str, str] = {}
+        # Bound name to where it comes from: module and name there, or the whole of a module.
+        self.imports: dict[str, list[tuple[str, str]]] = {}
         for node in self.tree.body:
             if isinstance(node, ast.ImportFrom) and node.module:
                 for alias in node.names:
-                    bound = alias.asname or alias.name
                     submodule = f"{node.module}.{alias.name}"
-                    self.imports[bound] = submodule if _module_path(submodule) else node.module
-                    self.original[bound] = alias.name
+                    origin = (submodule, _WHOLE) if _module_path(submodule) else (node.module, alias.name)
+                    self.imports.setdefault(alias.asname or alias.name, []).append(origin)
             elif isinstance(node, ast.Import):
                 for alias in node.names:
                     bound = alias.asname or alias.name.split(".")[0]
-                    self.imports[bound] = alias.name
-                    self.original[bound] = alias.name
+                    self.imports.setdefault(bound, []).append((alias.name, _WHOLE))
             else:
                 for name in _bound(node):
                     self.nodes.setdefault(name, []).append(node)
 
     @staticmethod
     def of(path: Path) -> _Symbols:
+        if not path.is_file():
+            raise UserError(f"{path} is missing: an analysis folder holds analysis.yaml and physics.py.")
         stat = path.stat()
         return _symbols(path, stat.st_mtime_ns, stat.st_size)
 
@@ -183,10 +195,10 @@ class _Symbols:
         statements = {id(node): node for n in chosen for node in self.nodes[n]}
         return [node for node in self.tree.body if id(node) in statements]
 
-    def imported_by(self, name: str) -> dict[str, str]:
-        """Module-level imports that a name uses, itself or through helpers: bound name to module."""
+    def imported_by(self, name: str) -> list[tuple[str, str]]:
+        """What a name uses, itself or through helpers, of module-level imports."""
         used = set().union({name}, *(_names(node) for node in self.closure(name)))
-        return {bound: module for bound, module in self.imports.items() if bound in used}
+        return [pair for bound, pairs in self.imports.items() if bound in {*used, "*"} for pair in pairs]
 
 
 @cache
@@ -206,7 +218,10 @@ def _module_path(module: str) -> Path | None:
 
 def _parse(path: Path) -> ast.Module:
     """Parse a file without its docstrings; comments and formatting are gone with the text."""
-    tree = ast.parse(path.read_text(), filename=str(path))
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}. Correct the Python code there.") from error
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
@@ -226,13 +241,17 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _bound(node: ast.stmt) -> Iterator[str]:
-    """Names that a module-level statement binds."""
+    """Names that a module-level statement binds or may change."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield node.name
-    else:
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-                yield inner.id
+        return
+    for inner in ast.walk(node):
+        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield inner.name
+        elif isinstance(inner, ast.Name) and (isinstance(inner.ctx, ast.Store) or isinstance(node, ast.Expr)):
+            yield inner.id  # a call, as in `table.update(...)`, may change what it names
+        elif isinstance(inner, (ast.Attribute, ast.Subscript)) and isinstance(inner.ctx, ast.Store):
+            yield from _names(inner.value)  # table["top"] = 1
 
 
 def _imports(node: ast.AST) -> set[str]:

@@ -8,7 +8,11 @@ import sys
 
 from analysis.errors import UserError
 
-_IN_TRACEBACK = re.compile(r"^(?:analysis\.errors\.)?UserError: (.*)", re.MULTILINE | re.DOTALL)
+# A message may have several lines; what follows it in a chain of exceptions is no part of it.
+_IN_TRACEBACK = re.compile(
+    r"^(?:analysis\.errors\.)?UserError: (.*?)(?=\n\n(?:The above exception|During handling)|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 class _UserErrorFilter(logging.Filter):

@@ -87,17 +87,20 @@ class Plan:
                     for part in range(dataset.simulate.parts)
                 ]
             else:
-                keys: dict[str, int] = {}
+                keys: set[str] = set()
                 for number, path in enumerate(paths[name]):
                     identity = identities[path, self.config.tree_of(name)]
                     base = path.rsplit("/", 1)[-1]
-                    keys[base] = keys.get(base, 0) + 1
-                    if keys[base] > 1 and not self.config.identity.columns:
+                    key, copy = base, 1
+                    while key in keys:
+                        copy += 1
+                        key = f"{Path(base).stem}~{copy}{Path(base).suffix}"
+                    keys.add(key)
+                    if copy > 1 and not self.config.identity.columns:
                         raise UserError(
                             f"Data set {name!r} has two files called {base}. Without identity.columns an event is "
                             "known by its file's base name and entry: rename one of them."
                         )
-                    key = base if keys[base] == 1 else f"{Path(base).stem}~{keys[base]}{Path(base).suffix}"
                     found.append(InputFile(name, number, key, identity.entries, path, identity))
         return tuple(found)
 
@@ -194,7 +197,8 @@ def _inspect(places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], FileIde
     unknown: list[tuple[str, str]] = []
     for path, tree in places:
         entry = known.get(f"{path}:{tree}")
-        if entry is not None and entry["stamp"] == _stamp(path):
+        stamp = _stamp(path)
+        if entry is not None and stamp is not None and entry["stamp"] == stamp:
             result[path, tree] = FileIdentity(**entry["identity"])
         else:
             unknown.append((path, tree))

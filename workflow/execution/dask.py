@@ -5,10 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
-from workflow.execution.executor import Group, listen, run_group, worker_count
+import law
+
+from workflow.execution.executor import Group, GroupProxy, listen, run_group, worker_count
 from workflow.execution.local import SINGLE_THREADED
 
 TOPIC = "eventfold-progress"
+
+
+class DaskProxy(GroupProxy):
+    """Branches run on dask workers."""
+
+    workflow_type = "dask"
+
+    def executor(self) -> DaskExecutor:
+        """The cluster of this run."""
+        return dask_executor()
+
+
+class DaskWorkflow(law.BaseWorkflow):
+    """law's workflow type `dask`."""
+
+    workflow_proxy_cls = DaskProxy
+    exclude_index = True
 
 
 @lru_cache(maxsize=1)
@@ -24,6 +43,7 @@ class DaskExecutor:
         import dask
         from distributed import Client, LocalCluster
 
+        self.slots = workers
         # Loopback only, and no dashboard: a scheduler's port runs whatever it is sent.
         dask.config.set({"distributed.nanny.pre-spawn-environ": SINGLE_THREADED})
         self._cluster = LocalCluster(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import law
+
 from analysis.errors import UserError
 
 
@@ -30,7 +32,13 @@ class Group:
 
 
 class Executor(Protocol):
-    """Runs groups somewhere."""
+    """Runs groups somewhere.
+
+    Attributes:
+        slots: How many groups run side by side.
+    """
+
+    slots: int
 
     def submit(self, groups: Sequence[Group], say: Callable[[str], None]) -> Iterator[Group]:
         """Run all groups and yield each as it ends; raises what a group raised."""
@@ -76,35 +84,44 @@ def run_group(group: Group) -> None:
     task.run_branches(list(group.branches))
 
 
-def run_groups(groups: Sequence[Group], kind: str, title: str) -> Iterator[Group]:
-    """Run groups with the executor of a workflow type, showing progress.
+class GroupProxy(law.workflow.base.BaseWorkflowProxy):
+    """Hands the branches of a workflow that are not complete to an executor, in groups, and shows progress."""
 
-    Args:
-        groups: What to run.
-        kind: Workflow type.
-        title: What to call it.
-    """
-    if not groups:
-        return
-    started = time.monotonic()
-    total = sum(len(group.branches) for group in groups)
-    done = 0
-    bar = _Bar(title, total)
-    for group in _executor(kind).submit(groups, bar.say):
-        done += len(group.branches)
-        bar.show(done)
-        yield group
-    bar.close(time.monotonic() - started)
+    def executor(self) -> Executor:
+        """The executor of this workflow type, started when it is first needed."""
+        raise NotImplementedError(f"{type(self).__name__} names no executor")
 
+    def complete(self) -> bool:
+        """A workflow is complete when each of its branches is, deeply.
 
-def _executor(kind: str) -> Executor:
-    if kind == "dask":
-        from workflow.execution.dask import dask_executor
+        Every branch is asked, even after the first that is not: what they answer now, before anything has run, decides
+        which of them run.
+        """
+        answers = [task.complete() for task in self.task.get_branch_tasks().values()]
+        return all(answers)
 
-        return dask_executor()
-    from workflow.execution.local import local_executor
-
-    return local_executor()
+    def run(self) -> None:
+        """Run the branches that were incomplete when this run first asked."""
+        pending = {b: task for b, task in self.task.get_branch_tasks().items() if not task.complete()}
+        if not pending:
+            return
+        executor = self.executor()
+        parameters = tuple((k, v) for k, v in self.task.to_str_params().items() if k not in ("branch", "branches"))
+        groups = [
+            Group(
+                family=self.task.task_family,
+                parameters=parameters,
+                branches=tuple(branches),
+                fingerprints=tuple(pending[b].fingerprint for b in branches),
+            )
+            for branches in self.task.group_branches(list(pending), executor.slots)
+        ]
+        progress = _Bar(self.task.title, len(pending))
+        for group in executor.submit(groups, progress.say):
+            for branch in group.branches:
+                pending[branch].mark_complete()
+            progress.advance(len(group.branches))
+        progress.close()
 
 
 def worker_count() -> int:
@@ -112,27 +129,40 @@ def worker_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
+PAUSE = 5.0
+"""Seconds between two lines of progress in a log; on a terminal one line is written over and over."""
+
+
 class _Bar:
-    """One line of progress on a terminal, a few lines in a log."""
+    """Progress of one step: how many branches are done, and what the last worker said."""
 
     def __init__(self, title: str, total: int) -> None:
         self._title = title
         self._total = total
+        self._done = 0
         self._terminal = sys.stderr.isatty()
-        self._line = ""
-        self.show(0)
+        self._started = self._last = time.monotonic()
+        self._write()
 
-    def show(self, done: int) -> None:
-        self._line = f"{self._title}: {done} of {self._total} done"
-        if self._terminal:
-            print(f"\r\033[K{self._line}", end="", file=sys.stderr, flush=True)  # noqa: T201
+    def advance(self, branches: int) -> None:
+        """Note that so many more branches are done."""
+        self._done += branches
+        self._write()
 
     def say(self, text: str) -> None:
-        if self._terminal:
-            print(f"\r\033[K{self._line} | {text}", end="", file=sys.stderr, flush=True)  # noqa: T201
-        else:
-            print(f"{self._title}: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        """Show what a worker said."""
+        self._write(f" | {text}")
 
-    def close(self, seconds: float) -> None:
+    def _write(self, more: str = "") -> None:
+        line = f"{self._title}: {self._done} of {self._total} done{more}"
+        if self._terminal:
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)  # noqa: T201
+        elif time.monotonic() - self._last > PAUSE:
+            self._last = time.monotonic()
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    def close(self) -> None:
+        """Say that the step has ended."""
+        seconds = time.monotonic() - self._started
         start = "\r\033[K" if self._terminal else ""
         print(f"{start}{self._title}: {self._total} done in {seconds:.1f} s", file=sys.stderr, flush=True)  # noqa: T201

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,10 +12,29 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from typing import Any
 
-from workflow.execution.executor import Group, listen, run_group, worker_count
+import law
+
+from workflow.execution.executor import Group, GroupProxy, listen, run_group, worker_count
 
 SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """Environment of every worker: training arithmetic is single-threaded per process (contract 7)."""
+
+
+class LocalProxy(GroupProxy):
+    """Branches run in processes of this machine."""
+
+    workflow_type = "local"
+
+    def executor(self) -> LocalExecutor:
+        """The pool of this run."""
+        return local_executor()
+
+
+class LocalWorkflow(law.BaseWorkflow):
+    """law's workflow type `local`, here on a pool of processes."""
+
+    workflow_proxy_cls = LocalProxy
+    exclude_index = True
 
 
 @lru_cache(maxsize=1)
@@ -27,6 +47,7 @@ class LocalExecutor:
     """Runs groups in a pool of spawned processes."""
 
     def __init__(self, processes: int) -> None:
+        self.slots = processes
         # Spawned, not forked: a forked copy of a process with threads (torch, uproot) can hang.
         context = multiprocessing.get_context("spawn")
         self._messages: Any = context.SimpleQueue()
@@ -58,6 +79,9 @@ class LocalExecutor:
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
+        except KeyboardInterrupt:
+            self._kill()
+            raise
         except BrokenProcessPool as error:
             local_executor.cache_clear()
             raise RuntimeError(
@@ -67,6 +91,13 @@ class LocalExecutor:
             for future in futures:
                 future.cancel()
             self._say = None
+
+    def _kill(self) -> None:
+        """End all workers at once: what they have not finished is not there."""
+        local_executor.cache_clear()
+        for process in list(self._pool._processes.values()):
+            process.kill()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _warm_up(self, processes: int) -> None:
         """Start all processes now, while the environment says one thread."""
@@ -82,7 +113,17 @@ class LocalExecutor:
 
 
 def _start(messages: Any) -> None:
+    """Prepare a worker: speak through the head process, leave Ctrl-C to it, and never outlive it."""
     listen(messages.put)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_head, daemon=True).start()
+
+
+def _end_with_head() -> None:
+    head = multiprocessing.parent_process()
+    if head is not None:
+        head.join()
+    os._exit(1)
 
 
 def _ready() -> None:

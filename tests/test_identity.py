@@ -1,0 +1,592 @@
+"""What makes outputs differ, where they live, which files and chunks a run works on, and how mistakes are said."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from analysis.config import Analysis, Configuration
+from analysis.errors import UserError
+from workflow import identity, messages, plan
+from workflow.identity import canonical, fingerprint, step_code, user_function
+from workflow.plan import InputFile, Plan
+from workflow.store import atomic_write, results_folder, staged, store_folder
+
+# Values
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A step's settings."""
+
+    rate: float
+    names: tuple[str, ...] = ()
+
+
+class Model(BaseModel):
+    """A section of the configuration."""
+
+    rate: float
+    inner: dict[str, int] = {}
+
+
+@given(st.integers(-(2**60), 2**60))
+def test_whole_numbers_are_the_same_as_integer_and_as_float(number: int) -> None:
+    exact = int(float(number))
+    assert fingerprint({"x": float(number)}) == fingerprint({"x": exact})
+    assert type(canonical(float(number))) is int
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.none()))
+def test_order_of_keys_is_irrelevant(content: dict[str, Any]) -> None:
+    assert fingerprint(content) == fingerprint(dict(reversed(content.items())))
+
+
+def test_containers_are_reduced_to_what_they_hold() -> None:
+    assert canonical(Slice(1.0, ("a", "b"))) == {"rate": 1, "names": ["a", "b"]}
+    assert canonical(Model(rate=2.5, inner={"b": 1})) == {"rate": 2.5, "inner": {"b": 1}}
+    assert canonical({frozenset({"b", "a"})}) == [["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(True, 1), (None, 0), ("1", 1), (1.5, 1), (["a", "b"], ["b", "a"]), ([], None), ([1, [2]], [1, 2])],
+)
+def test_different_values_differ(one: Any, other: Any) -> None:
+    assert fingerprint({"x": one}) != fingerprint({"x": other})
+
+
+@pytest.mark.parametrize("value", [object(), np.float32(1), Path("a"), b"a", Slice])
+def test_a_type_without_identity_is_an_error(value: Any) -> None:
+    with pytest.raises(TypeError, match="no identity is defined"):
+        canonical({"x": [value]})
+
+
+# Code
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
+    """A project of its own: `project("analysis/pool.py", source)` writes a module and returns its path."""
+    caches = (identity._module, identity._module_path)
+    monkeypatch.setattr(identity, "ROOT", tmp_path)
+
+    def write(name: str, source: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(source), encoding="utf-8")
+        # A process takes code for what it was when first asked; here it is to be asked anew.
+        for cache in (*caches, identity._symbols):
+            cache.cache_clear()
+        return path
+
+    yield write
+    for cache in (*caches, identity._symbols):
+        cache.cache_clear()
+
+
+PHYSICS = '''
+"""Physics of a test."""
+import functools
+import numpy as np
+import analysis.examples.other.physics as other_physics
+from analysis.examples.other.physics import shared as theirs
+from analysis.kinematics import mass_of
+
+SCALE = 2.0
+UNUSED = 3.0
+TABLE = {"a": 1}
+TABLE["b"] = 2
+TABLE.update(c=3)
+
+
+def decorate(function):
+    return function
+
+
+def _helper(x):
+    return SCALE * x
+
+
+@decorate
+def feature(events):
+    """A feature."""
+    return _helper(events.x)  # of x
+
+
+def unrelated(events):
+    return events.y
+
+
+def by_table(events):
+    return TABLE["a"] * events.x
+
+
+def imported(events):
+    return theirs(events)
+
+
+def imported_module(events):
+    return other_physics.shared(events)
+
+
+def imported_inside(events):
+    from analysis.examples.other.physics import shared
+
+    return shared(events)
+
+
+def library(events):
+    return mass_of(events)
+
+
+def dynamic(events):
+    return globals()["unrelated"](events)
+
+
+if SCALE > 1:
+    def conditional(events):
+        return events.z
+'''
+OTHER = """
+def shared(events):
+    return _inner(events)
+
+def _inner(events):
+    return events.pt
+
+def alone(events):
+    return events.eta
+"""
+KINEMATICS = """
+from typing import TYPE_CHECKING
+from analysis.vectors import square
+if TYPE_CHECKING:
+    from analysis.types import Vector
+
+def mass_of(events):
+    return square(events.m)
+"""
+
+
+@pytest.fixture
+def physics(project: Callable[[str, str], Path]) -> Callable[..., str]:
+    """Hash a function of the physics file after replacements: `physics("feature", ("2.0", "3.0"), file="other")`."""
+    sources = {
+        "analysis/examples/mine/physics.py": PHYSICS,
+        "analysis/examples/other/physics.py": OTHER,
+        "analysis/kinematics.py": KINEMATICS,
+        "analysis/vectors.py": "def square(x):\n    return x * x\n",
+        "analysis/types.py": "class Vector:\n    x = 1\n",
+    }
+
+    def digest(name: str, *changes: tuple[str, str], file: str = "analysis/examples/mine/physics.py") -> str:
+        for path, source in sources.items():
+            text = source
+            for old, new in changes if path == file else ():
+                assert text.count(old) == 1, f"{old!r} is not once in {path}"
+                text = text.replace(old, new)
+            written = project(path, text)
+            if path == "analysis/examples/mine/physics.py":
+                mine = written
+        return user_function(mine, name)
+
+    return digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("  # of x", ""),
+        ('"""A feature."""', '"""Another text, über x."""'),
+        ('"""A feature."""', "# no docstring"),
+        ("SCALE * x", "(SCALE *\n            x)"),
+        ("return events.y", "return -events.y"),
+        ("UNUSED = 3.0", "UNUSED = 4.0"),
+        ("\ndef unrelated", "\n\n\ndef more(events):\n    return 1\n\n\ndef unrelated"),
+    ],
+)
+def test_what_a_function_does_not_run_is_not_its_identity(physics: Callable[..., str], change: tuple[str, str]) -> None:
+    assert physics("feature", change) == physics("feature")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("feature", ("_helper(events.x)", "_helper(events.y)")),
+        ("feature", ("return SCALE * x", "return SCALE + x")),
+        ("feature", ("SCALE = 2.0", "SCALE = 2.5")),
+        ("feature", ("@decorate\n", "")),
+        ("feature", ("    return function", "    return functools.cache(function)")),
+        ("by_table", ('TABLE["b"] = 2', 'TABLE["b"] = 4')),
+        ("by_table", ("TABLE.update(c=3)", "TABLE.update(c=4)")),
+        ("dynamic", ("return events.y", "return -events.y")),
+        ("conditional", ("return events.z", "return -events.z")),
+    ],
+)
+def test_what_a_function_runs_is_its_identity(physics: Callable[..., str], name: str, change: tuple[str, str]) -> None:
+    assert physics(name, change) != physics(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "followed"), [("imported", True), ("imported_module", True), ("imported_inside", True), ("feature", False)]
+)
+def test_helpers_are_followed_to_another_analysis(physics: Callable[..., str], name: str, followed: bool) -> None:
+    changed = physics(name, ("events.pt", "2 * events.pt"), file="analysis/examples/other/physics.py")
+    assert (changed != physics(name)) is followed
+
+
+def test_a_name_from_another_analysis_does_not_bring_the_whole_of_it(physics: Callable[..., str]) -> None:
+    change = ("events.eta", "abs(events.eta)")
+    assert physics("imported", change, file="analysis/examples/other/physics.py") == physics("imported")
+
+
+@pytest.mark.parametrize("name", ["library", "feature"])
+def test_library_code_counts_where_it_is_used(physics: Callable[..., str], name: str) -> None:
+    change = ("x * x", "x ** 2")
+    assert (physics(name, change, file="analysis/vectors.py") != physics(name)) is (name == "library")
+
+
+def test_types_are_no_code(physics: Callable[..., str]) -> None:
+    assert physics("library", ("x = 1", "x = 2"), file="analysis/types.py") == physics("library")
+
+
+def test_names_are_found_without_running_the_file(project: Callable[[str, str], Path]) -> None:
+    path = project("physics.py", PHYSICS + "\nraise RuntimeError\n")
+    names = identity.defined_names(path)
+    assert {"feature", "conditional", "theirs", "SCALE"} <= set(names)
+    assert "mass_of" not in names
+
+
+def test_a_mistake_in_the_syntax_of_physics_is_the_users(project: Callable[[str, str], Path]) -> None:
+    path = project("physics.py", "def feature(events):\n    return (events.x\n")
+    with pytest.raises(UserError, match=r"physics\.py, line 2: "):
+        identity.defined_names(path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"physics\.py is missing"):
+        user_function(path, "feature")
+
+
+STEPS = {
+    "workflow/tasks/train.py": """
+        from typing import TYPE_CHECKING
+
+        from models.settings import Settings
+        from workflow.base import Task
+        from workflow.tasks.tables import load
+
+        if TYPE_CHECKING:
+            from models.types import Trained
+
+        class Train(Task):
+            def compute(self, out) -> "Trained":
+                from models.training import train
+                return _write(train(load()))
+
+        def _write(network):
+            return network
+
+        def other():
+            return 1
+        """,
+    "workflow/tasks/tables.py": """
+        def load():
+            from analysis.table import read
+            return read()
+
+        def other():
+            return 1
+        """,
+    "workflow/base.py": "class Task:\n    x = 1\n",
+    "analysis/table.py": "def read():\n    return 1\n",
+    "models/settings.py": "class Settings:\n    x = 1\n",
+    "models/training.py": "import models.networks\n\ndef train(x):\n    return 1\n",
+    "models/networks.py": "from models import losses\n\nx = 1\n",
+    "models/losses.py": "x = 1\n",
+    "models/types.py": "x = 1\n",
+    "models/apart.py": "x = 1\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "counts"),
+    [
+        ("workflow/tasks/train.py", ("return network", "return None"), True),
+        ("workflow/tasks/train.py", ("return 1", "return 2"), False),
+        ("workflow/tasks/tables.py", ("return read()", "return -read()"), True),
+        ("workflow/tasks/tables.py", ("return 1", "return 2"), False),
+        ("analysis/table.py", ("return 1", "return 2"), True),
+        ("models/training.py", ("return 1", "return 2"), True),
+        ("models/training.py", ("return 1", "return 1  # one"), False),
+        ("models/networks.py", ("x = 1", "x = 2"), True),
+        ("models/losses.py", ("x = 1", "x = 2"), True),
+        ("models/settings.py", ("x = 1", "x = 2"), False),
+        ("models/types.py", ("x = 1", "x = 2"), False),
+        ("models/apart.py", ("x = 1", "x = 2"), False),
+        ("workflow/base.py", ("x = 1", "x = 2"), False),
+    ],
+)
+def test_code_of_a_step(project: Callable[[str, str], Path], file: str, change: tuple[str, str], counts: bool) -> None:
+    def digest() -> str:
+        return step_code(identity.ROOT / "workflow/tasks/train.py", "Train")
+
+    for name, source in STEPS.items():
+        project(name, source)
+    before = digest()
+    assert change[0] in STEPS[file]
+    project(file, STEPS[file].replace(*change))
+    assert (digest() != before) is counts
+
+
+# The store
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file in a folder, hidden ones too."""
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_outputs_appear_together(tmp_path: Path) -> None:
+    with staged(tmp_path / "out", ["a", "b"]) as stage:
+        for name in ("a", "b", "scratch"):
+            (stage / name).write_text(name)
+        assert [p for p in (tmp_path / "out").iterdir() if p != stage] == []
+    assert contents(tmp_path / "out") == {"a": "a", "b": "b"}
+
+
+def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
+    def compute() -> None:
+        with staged(tmp_path, ["a", "b"]) as stage:
+            (stage / "a").write_text("new")
+            (stage / "b").write_text("new")
+            raise RuntimeError
+
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(RuntimeError):
+        compute()
+    assert contents(tmp_path) == {"a": "old"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_missing_output_is_an_error_and_nothing_is_moved(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="b was not written"), staged(tmp_path, ["a", "b"]) as stage:
+        (stage / "a").write_text("a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "old").write_text("old")
+    with staged(tmp_path, ["pool"]) as stage:
+        (stage / "pool").mkdir()
+        (stage / "pool" / "new").write_text("new")
+    assert contents(tmp_path) == {"pool/new": "new"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "pool"]
+
+
+@pytest.mark.parametrize("content", ["über", "über".encode()])
+def test_small_files_are_replaced_whole(tmp_path: Path, content: str | bytes) -> None:
+    path = tmp_path / "deep" / "a.json"
+    atomic_write(path, "a much longer text")
+    atomic_write(path, content)
+    assert path.read_bytes() == "über".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_where_outputs_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, folder in (("EVENTFOLD_STORE", store_folder), ("EVENTFOLD_RESULTS", results_folder)):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+        assert folder() == (tmp_path / variable).resolve()
+        monkeypatch.setenv(variable, "")
+        assert folder() == (identity.ROOT / variable.removeprefix("EVENTFOLD_").lower()).resolve()
+
+
+# The plan
+
+
+@pytest.fixture
+def make_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
+    """`make_plan(["a.root"], columns=["event"])`: a plan over files below `tmp_path`, with a store of its own."""
+    monkeypatch.setenv("EVENTFOLD_STORE", str(tmp_path / "store"))
+    (tmp_path / "physics.py").write_text("def met(events):\n    return events.met\n")
+
+    def make(files: list[str], columns: tuple[str, ...] = ("event",), chunk: int = 100) -> Plan:
+        config = {
+            "name": "toy",
+            "data": {
+                "format": "flat",
+                "tree": "events",
+                "folder": str(tmp_path),
+                "chunk": chunk,
+                "datasets": {"one": {"files": files}, "two": {"files": ["two.root"]}},
+            },
+            "identity": {"columns": list(columns)},
+            "processes": {n: {"data": [n], "normalisation": {"sum_to": 1.0}} for n in ("one", "two")},
+            "classes": {"signal": "one", "processes": {"one": ["one"], "two": ["two"]}},
+            "features": {"event": ["met"]},
+        }
+        return Plan(Analysis(tmp_path, Configuration.model_validate(config)))
+
+    return make
+
+
+def write_file(write_root: Callable[..., str], name: str, count: int, value: float = 0.0) -> str:
+    """A ROOT file of some events."""
+    return write_root({"event": np.arange(count), "met": np.full(count, value)}, name=name)
+
+
+@given(entries=st.lists(st.integers(0, 50), max_size=5), size=st.integers(1, 20))
+def test_chunks_hold_every_entry_once(entries: list[int], size: int) -> None:
+    files = tuple(InputFile("a" if i % 2 else "b", i, f"{i}.root", n, None, None) for i, n in enumerate(entries))
+    whole = Plan.__new__(Plan)
+    whole.config = Configuration.model_construct(data=type("Data", (), {"chunk": size}))
+    whole.files = files  # type: ignore[misc]
+    held = [(c.file, entry) for c in whole.chunks for entry in range(c.start, c.stop)]
+    assert held == [(file, entry) for file in files for entry in range(file.entries)]
+    assert all(0 < c.stop - c.start <= size for c in whole.chunks)
+    assert sorted(whole.chunks_of(["a"]) + whole.chunks_of(["b"])) == list(range(len(whole.chunks)))
+    assert [n for file in files for n in whole.chunks_of_file(file)] == list(range(len(whole.chunks)))
+
+
+def test_files_of_one_base_name_get_keys_of_their_own(
+    make_plan: Callable[..., Plan], write_root: Callable[..., str], tmp_path: Path
+) -> None:
+    write_file(write_root, "two.root", 3)
+    places = ["a/x.root", "a/x~2.root", "b/x.root", "c/x.root"]
+    for i, place in enumerate(places):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        write_file(write_root, place, 10 + i)
+    files = make_plan(places).files
+    assert [f.key for f in files] == ["x.root", "x~2.root", "x~3.root", "x~4.root", "two.root"]
+    assert [f.entries for f in files] == [10, 11, 12, 13, 3]
+    assert [f.number for f in files] == [0, 1, 2, 3, 0]
+    with pytest.raises(UserError, match=r"two files called x\.root"):
+        _ = make_plan(["a/x.root", "b/x.root"], columns=()).files
+
+
+def test_a_file_is_listed_once(make_plan: Callable[..., Plan], write_root: Callable[..., str], tmp_path: Path) -> None:
+    write_file(write_root, "two.root", 3)
+    path = write_file(write_root, "one.root", 3)
+    for twice in (
+        ["one.root", "one.root"],
+        ["one.root", "o*.root"],
+        ["one.root", f"{tmp_path}/../{tmp_path.name}/one.root"],
+    ):
+        with pytest.raises(UserError, match=f"lists {path} more than once"):
+            _ = make_plan(twice).files
+    with pytest.raises(UserError, match=r"no file matches .*missing_\*"):
+        _ = make_plan(["missing_*.root"]).files
+
+
+def test_a_file_is_known_by_what_it_is(
+    make_plan: Callable[..., Plan],
+    write_root: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import analysis.events
+
+    opened: list[str] = []
+    inspect = analysis.events.inspect_file
+    monkeypatch.setattr(analysis.events, "inspect_file", lambda path, tree: opened.append(path) or inspect(path, tree))
+    two, one = write_file(write_root, "two.root", 3), write_file(write_root, "one.root", 3)
+    first = make_plan(["one.root"]).files[0].identity
+    assert sorted(opened) == [one, two]
+    opened.clear()
+    assert make_plan(["one.root"]).files[0].identity == first
+    assert opened == []
+
+    shutil.copyfile(one, tmp_path / "copy.root")
+    assert make_plan(["copy.root"]).files[0].identity == first
+    assert opened == [str(tmp_path / "copy.root")]
+
+    opened.clear()
+    write_file(write_root, "one.root", 3)  # the same content: ROOT draws a new UUID
+    assert make_plan(["one.root"]).files[0].identity != first
+    assert opened == [one]
+
+
+def test_a_remote_file_is_asked_anew_in_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from analysis.events import FileRecord
+
+    monkeypatch.setenv("EVENTFOLD_STORE", str(tmp_path))
+    for uuid in ("first", "second"):
+        monkeypatch.setattr(
+            "analysis.events.inspect_file", lambda _path, tree, uuid=uuid: FileRecord(uuid, 1, 1, tree, 1)
+        )
+        found = plan._inspect([("root://host//a.root", "events")])
+        assert found["root://host//a.root", "events"].uuid == uuid
+
+
+# Messages
+
+
+def fail(message: str) -> None:
+    """Raise a user's mistake out of another, as calling a user's function does."""
+    try:
+        raise UserError("the inner one")
+    except UserError as error:
+        raise UserError(message) from error
+
+
+@pytest.fixture
+def logger(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> logging.Logger:
+    """luigi's logger, which prints to the captured stderr through the filter alone."""
+    del capsys  # asked for first, so that the handler writes to it
+    found = logging.getLogger("luigi-interface")
+    monkeypatch.setattr(found, "filters", [])
+    monkeypatch.setattr(found, "handlers", [logging.StreamHandler(sys.stderr)])
+    monkeypatch.setattr(found, "propagate", False)
+    monkeypatch.setattr(sys, "argv", ["law", "run"])
+    messages.show_user_errors()
+    messages.show_user_errors()
+    assert len(found.filters) == 1
+    return found
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_mistake_is_said_in_one_sentence_once(
+    logger: logging.Logger, capsys: pytest.CaptureFixture[str], as_text: bool
+) -> None:
+    for message in ("cut(events) failed.\nIn two lines.", "cut(events) failed.\nIn two lines.", "Another."):
+        try:
+            fail(message)
+        except UserError:
+            if as_text:
+                logger.warning("Will not run Report() due to error in complete() method:\n%s", traceback.format_exc())
+            else:
+                logger.exception("Worker failed Report()")
+    assert capsys.readouterr().err == "\nerror: cut(events) failed.\nIn two lines.\n\n\nerror: Another.\n\n"
+
+
+def test_other_failures_keep_their_traceback(
+    logger: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        raise ZeroDivisionError("a defect")
+    except ZeroDivisionError:
+        logger.exception("Worker failed")
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "ZeroDivisionError: a defect" in shown
+    monkeypatch.setattr(sys, "argv", ["law", "run", "--debug"])
+    try:
+        fail("A mistake.")
+    except UserError:
+        logger.exception("Worker failed")
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "error: A mistake." not in shown.splitlines()
