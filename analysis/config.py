@@ -232,7 +232,7 @@ class Configuration(Section):
     outputs: Outputs = Outputs()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Configuration:
+    def _processes_fit(self) -> Configuration:
         for name, process in self.processes.items():
             for dataset in process.data:
                 if dataset not in self.data.datasets:
@@ -244,36 +244,60 @@ class Configuration(Section):
                 raise ValueError(
                     f"key weights.luminosity is missing: process {name!r} is normalised by its cross section"
                 )
+            recorded = [dataset for dataset in process.data if self.data.datasets[dataset].collision]
+            if recorded and len(recorded) < len(process.data):
+                raise ValueError(
+                    f"key processes.{name}.data mixes collision data ({', '.join(recorded)}) with simulation: make two "
+                    "processes of them"
+                )
+            if recorded and process.normalisation != "as_is":
+                raise ValueError(f"key processes.{name}.normalisation: collision data are never scaled, leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Configuration:
         for name, members in self.classes.processes.items():
-            for process_name in members:
-                if process_name not in self.processes:
-                    hint = nearest(process_name, self.processes)
+            for process in members:
+                if process not in self.processes:
+                    hint = nearest(process, self.processes)
                     raise ValueError(
-                        f"key classes.processes.{name} names {process_name!r}, which is not in processes. {hint}"
+                        f"key classes.processes.{name} names {process!r}, which is not in processes. {hint}"
                     )
-                for dataset in self.processes[process_name].data:
-                    if self.data.datasets[dataset].collision:
-                        raise ValueError(
-                            f"key classes.processes.{name} names {process_name!r}, which holds collision data: they "
-                            "have no truth to train on"
-                        )
-        used = {dataset for process in self.processes.values() for dataset in process.data}
-        for dataset in self.data.datasets:
-            if dataset not in used:
-                raise ValueError(f"key data.datasets.{dataset}: this data set belongs to no process")
-        for name in self.data.datasets:
+                if self.is_collision(process):
+                    raise ValueError(
+                        f"key classes.processes.{name} names {process!r}, which holds collision data: they have no "
+                        "truth to train on"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _datasets_fit(self) -> Configuration:
+        generators: dict[str, str] = {}
+        for name, dataset in self.data.datasets.items():
             owners = self.processes_of(name)
+            if not owners:
+                raise ValueError(f"key data.datasets.{name}: this data set belongs to no process")
             if self.generated_of(name) is not None and (len(owners) > 1 or self.processes[owners[0]].where):
                 raise ValueError(
                     f"key data.datasets.{name}: it has a sum of generated weights (`generated`), but its events are "
                     f"divided among processes {list(owners)}: the sum can't be"
                 )
-        names = [n for group in self.features.values() for n in group]
-        listed = (*names, *self.spectators)
+            if dataset.simulate is not None:
+                other = generators.setdefault(dataset.simulate.process, name)
+                if other != name:
+                    raise ValueError(
+                        f"key data.datasets.{name}.simulate: {other!r} simulates {dataset.simulate.process!r} already, "
+                        "and the same seeds would give the same events; raise its `events` and `parts` instead"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _features_fit(self) -> Configuration:
+        listed = (*self.feature_names, *self.spectators)
         for name in listed:
             if listed.count(name) > 1:
                 raise ValueError(f"keys features and spectators: {name!r} is listed more than once")
-        if not names:
+        if not self.feature_names:
             raise ValueError("key features: no feature is listed")
         return self
 
@@ -302,6 +326,10 @@ class Configuration(Section):
     def processes_of(self, dataset: str) -> tuple[str, ...]:
         """Names of the processes whose events a data set holds."""
         return tuple(name for name, process in self.processes.items() if dataset in process.data)
+
+    def is_collision(self, process: str) -> bool:
+        """Whether a process is collision data: recorded, not simulated."""
+        return any(self.data.datasets[dataset].collision for dataset in self.processes[process].data)
 
     def training_datasets(self) -> tuple[str, ...]:
         """Data sets that belong to a class through one of their processes."""

@@ -16,7 +16,7 @@ from analysis.metrics import Sample, bootstrap_counts, effective_number, evaluat
 from analysis.splitting import Scheme, fold_of
 from analysis.statistics import Histogram, binned_significance, choose_edges, score_histograms
 from analysis.table import EventTable
-from analysis.weights import Totals, scale_of_test
+from analysis.weights import Totals, scale_of_rest, scale_of_test
 
 
 @dataclass(frozen=True)
@@ -97,30 +97,55 @@ def attach_scores(
     return ScoredEvents(table, fold_of(table.identity, folds, salt), scores["routed"], scores["ensemble"])
 
 
-def test_scales(table: EventTable, totals: Mapping[str, Totals], collision: Sequence[str]) -> dict[str, float]:
-    """Factor per process that scales its test events to all of its events (contract 4); 1 for collision data.
+@dataclass(frozen=True)
+class Scales:
+    """Factors that scale part of a process's events to all of them (contract 4); 1 for collision data.
 
-    Raises:
-        UserError: A process with selected events has none of positive weight in the test bucket.
+    Attributes:
+        test: Σw_all / Σw_test per process, before selection; None where it is not defined.
+        rest: Σw_all / Σw_rest of the events that are not held out, likewise.
     """
-    present = {table.processes[i] for i in np.unique(table.process)}
-    return {
-        name: 1.0 if name in collision or name not in present else scale_of_test(totals[name], name)
-        for name in table.processes
-    }
+
+    test: Mapping[str, float | None]
+    rest: Mapping[str, float | None]
+
+    @staticmethod
+    def of(table: EventTable, totals: Mapping[str, Totals], settings: EvaluationSettings) -> Scales:
+        """Factors of all processes of a table.
+
+        Raises:
+            UserError: A process of a class has selected events, but none of positive weight in one of the two parts.
+        """
+        labels = dict(zip(table.process.tolist(), table.label.tolist(), strict=True))
+        found: dict[str, dict[str, float | None]] = {"test": {}, "rest": {}}
+        for i, name in enumerate(table.processes):
+            own = totals.get(name, Totals())
+            for part, scale in (("test", scale_of_test(own)), ("rest", scale_of_rest(own))):
+                if scale is None and labels.get(i, -1) >= 0:
+                    raise UserError(
+                        f"Process {name!r}: the generator weights of its test events sum to {own.test:g}, of all "
+                        f"{own.sum_of_weights:g}; both parts need a sum above 0. More events, or another "
+                        "folds.test_fraction, are needed."
+                    )
+                found[part][name] = 1.0 if name in settings.collision else scale
+        return Scales(found["test"], found["rest"])
+
+    def per_event(self, table: EventTable) -> npt.NDArray[np.float64]:
+        """The factor of each event, float64 [N]: of its process, and of its part; 0 where none is defined."""
+        test, rest = (np.array([part[name] or 0.0 for name in table.processes]) for part in (self.test, self.rest))
+        return np.asarray(np.where(table.is_test, test[table.process], rest[table.process]), dtype=np.float64)
 
 
-def judge(
-    events: ScoredEvents, scales: Mapping[str, float], settings: EvaluationSettings, dropped: Sequence[str]
-) -> dict[str, Any]:
+def judge(events: ScoredEvents, scales: Scales, settings: EvaluationSettings, dropped: Sequence[str]) -> dict[str, Any]:
     """Compute what `summary.json` holds of the evaluation.
 
-    The figures of merit are those of events that pass `selection.cuts`: `test`, the ensemble on held-out test events
-    scaled to the whole of each process; `out_of_fold`, network f on fold f, pooled; and `folds`, each fold alone.
+    The figures of merit are those of events that pass `selection.cuts`: `test`, the ensemble on held-out test events;
+    `out_of_fold`, network f on fold f, pooled; and `folds`, each fold alone. Weights are scaled per process from the
+    part that is judged to all events.
 
     Args:
         events: Scored events of all processes.
-        scales: Factor of the test events per process.
+        scales: Factors of test events and of the others.
         settings: Classes, folds, bootstrap.
         dropped: Features that no event has.
 
@@ -128,7 +153,7 @@ def judge(
         UserError: A class has no test events.
     """
     table = events.table
-    scale = np.array([scales[name] for name in table.processes])[table.process]
+    weight = table.weight * scales.per_event(table)
     labelled = table.label >= 0
     test = labelled & table.is_test
     rest = labelled & ~table.is_test
@@ -136,7 +161,7 @@ def judge(
         if not np.any(test & (table.label == c)):
             raise UserError(f"Class {name!r} has no test events. Use more events or a larger folds.test_fraction.")
 
-    def merit(rows: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32], weight: npt.NDArray[np.float64]) -> Any:
+    def merit(rows: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> dict[str, Any]:
         sample = Sample(
             probabilities=scores[rows],
             label=table.label[rows],
@@ -146,6 +171,7 @@ def judge(
         )
         return evaluate(sample, settings.classes, settings.signal, settings.replicas, settings.seed)
 
+    categories = sorted({str(category) for category in table.category[test]} - {""})
     return {
         "scheme": settings.scheme,
         "folds": settings.folds,
@@ -156,16 +182,25 @@ def judge(
         "yields": _yields(table, scales, settings),
         "missing": _missing(table, settings),
         "metrics": {
-            "test": merit(test, events.ensemble, table.weight * scale),
-            "out_of_fold": merit(rest, events.routed, table.weight),
-            "folds": [merit(rest & (events.fold == f), events.routed, table.weight) for f in range(settings.folds)],
+            "test": merit(test, events.ensemble),
+            "out_of_fold": merit(rest, events.routed),
+            "folds": [merit(rest & (events.fold == f), events.routed) for f in range(settings.folds)],
         },
-        "categories": _categories(events, test, scale, settings),
-        "significance": _significance(events, test, rest, scale, settings),
+        "categories": {
+            name: {"entries": int(rows.sum()), "auc": merit(rows, events.ensemble)["auc"]}
+            for name in categories
+            for rows in [test & (table.category == name)]
+        },
+        "significance": _significance(events, weight, settings),
     }
 
 
-def _yields(table: EventTable, scales: Mapping[str, float], settings: EvaluationSettings) -> dict[str, Any]:
+def _indices(table: EventTable, settings: EvaluationSettings) -> list[int]:
+    """Positions of the processes of collision data."""
+    return [i for i, name in enumerate(table.processes) if name in settings.collision]
+
+
+def _yields(table: EventTable, scales: Scales, settings: EvaluationSettings) -> dict[str, Any]:
     result = {}
     for i, name in enumerate(table.processes):
         rows = table.process == i
@@ -178,14 +213,14 @@ def _yields(table: EventTable, scales: Mapping[str, float], settings: Evaluation
             "uncertainty": float(np.sqrt(np.sum(weight**2))),
             "effective": effective_number(weight),
             "test_entries": int(np.sum(rows & table.is_test)),
-            "test_scale": scales[name],
+            "test_scale": scales.test[name],
         }
     return result
 
 
 def _missing(table: EventTable, settings: EvaluationSettings) -> dict[str, float]:
     """Share of selected simulated events in which no feature of an object is present."""
-    simulated = ~np.isin(table.process, [i for i, p in enumerate(table.processes) if p in settings.collision])
+    simulated = ~np.isin(table.process, _indices(table, settings))
     result = {}
     for obj in dict.fromkeys(settings.features.values()):
         absent = np.ones(len(table), dtype=np.bool_)
@@ -196,80 +231,63 @@ def _missing(table: EventTable, settings: EvaluationSettings) -> dict[str, float
     return result
 
 
-def _categories(
-    events: ScoredEvents,
-    test: npt.NDArray[np.bool_],
-    scale: npt.NDArray[np.float64],
-    settings: EvaluationSettings,
-) -> dict[str, dict[str, Any]]:
-    """AUC of the ensemble, signal against the rest, on the test events of each category."""
-    table = events.table
-    result: dict[str, dict[str, Any]] = {}
-    for name in sorted({str(c) for c in table.category} - {""}):
-        rows = test & (table.category == name)
-        sample = Sample(
-            probabilities=events.ensemble[rows],
-            label=table.label[rows],
-            weight=(table.weight * scale)[rows],
-            process=table.process[rows],
-            identity=table.identity[rows],
-        )
-        merit = evaluate(sample, settings.classes, settings.signal, settings.replicas, settings.seed)
-        result[name] = {"entries": int(rows.sum()), "auc": merit["auc"]}
-    return result
-
-
 def _significance(
-    events: ScoredEvents,
-    test: npt.NDArray[np.bool_],
-    rest: npt.NDArray[np.bool_],
-    scale: npt.NDArray[np.float64],
-    settings: EvaluationSettings,
+    events: ScoredEvents, weight: npt.NDArray[np.float64], settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """Expected significance of the binned signal score: bins chosen out of fold, value from test events."""
+    """Expected significance of the binned signal score, of the signal against all other simulated processes.
+
+    Bins are chosen out of fold, such that the fewer test events should still fill them; the value is that of test
+    events. `value` takes the background as known; `with_simulation_uncertainty` adds σ_b² = Σw² of the simulated
+    background in each bin, and so grows with the number of simulated events.
+    """
     table = events.table
     signal = settings.classes.index(settings.signal)
+    simulated = ~np.isin(table.process, _indices(table, settings))
+    test, rest = simulated & table.is_test, simulated & ~table.is_test
+    is_signal = table.label == signal
     edges = choose_edges(
         events.routed[rest, signal].astype(np.float64),
-        table.label[rest] == signal,
-        table.weight[rest],
+        is_signal[rest],
+        weight[rest],
         bins=settings.bins,
+        share=max(1.0, rest.sum() / max(1, test.sum())),
     )
-    counts = bootstrap_counts(table.identity[test], table.process[test], settings.replicas, settings.seed)
     found = binned_significance(
         events.ensemble[test, signal].astype(np.float64),
-        table.label[test] == signal,
-        (table.weight * scale)[test],
+        is_signal[test],
+        weight[test],
         edges,
-        counts,
+        bootstrap_counts(table.identity[test], table.process[test], settings.replicas, settings.seed),
     )
-    value = found.value_with_uncertainty.to_json()
     return {
-        "value": value["value"],
-        "low": value["low"],
-        "high": value["high"],
-        "reason": found.reason or value.get("note") or None,
+        **{key: getattr(found.value, key) for key in ("value", "low", "high")},
+        "with_simulation_uncertainty": found.value_with_uncertainty.to_json(),
+        "reason": found.reason or found.value.note or None,
         "bins": max(0, len(found.edges) - 1),
     }
 
 
 def score_templates(
-    events: ScoredEvents, scales: Mapping[str, float], settings: EvaluationSettings
+    events: ScoredEvents, scales: Scales, settings: EvaluationSettings
 ) -> tuple[dict[str, Histogram], Histogram | None]:
     """Histograms of the ensemble's signal score: test events per process, scaled to all events, and collision data.
 
     Returns:
-        Templates per simulated process, and the histogram of the data; None without any.
+        Templates per simulated process whose test events can be scaled, and the histogram of the data; None without.
     """
     table = events.table
     signal = settings.classes.index(settings.signal)
     edges = np.linspace(0.0, 1.0, settings.bins + 1)
     score = events.ensemble[:, signal].astype(np.float64)
-    scale = np.array([scales[name] for name in table.processes])[table.process]
-    is_data = np.isin(table.process, [i for i, p in enumerate(table.processes) if p in settings.collision])
+    is_data = np.isin(table.process, _indices(table, settings))
     test = table.is_test & ~is_data
-    filled = score_histograms(score[test], (table.weight * scale)[test], table.process[test], table.processes, edges)
-    templates = {name: histogram for name, histogram in filled.items() if name not in settings.collision}
+    weight = (table.weight * scales.per_event(table))[test]
+    filled = score_histograms(score[test], weight, table.process[test], table.processes, edges)
+    templates = {
+        name: histogram
+        for name, histogram in filled.items()
+        if name not in settings.collision and scales.test[name] is not None
+    }
     if not settings.collision:
         return templates, None
     return templates, Histogram.fill(score[is_data], table.weight[is_data], edges)

@@ -55,6 +55,7 @@ class Source:
         start: First entry.
         stop: One past the last entry.
         sentinels: Value per branch that stands for "not there".
+        uuid: The file's ROOT UUID when the run began; empty for files that are known otherwise.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Source:
     start: int
     stop: int
     sentinels: Mapping[str, float]
+    uuid: str = ""
 
 
 def is_remote(path: str) -> bool:
@@ -223,6 +225,8 @@ def read(source: Source, log: list[Any] | None = None) -> Events:
     with _open(source.path) as file:
         key = _tree_key(file, source.path, source.tree)
         branches = file[key].keys()
+        if source.uuid and str(file.file.uuid) != source.uuid:
+            raise UserError(f"{source.path} was rewritten while the run was going on. Start the run again.")
     for branch in source.sentinels:
         if branch not in branches:
             raise UserError(

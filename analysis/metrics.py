@@ -669,7 +669,7 @@ def _class_sums(sample: Sample, classes: Sequence[str], signal: int) -> _ClassSu
     by_class = sample.weight[:, np.newaxis] * (sample.label[:, np.newaxis] == index)  # [N, C]
     losses = _event_losses(sample.probabilities, sample.label)[:, np.newaxis]
     predicted = _most_probable(sample.probabilities)[:, np.newaxis] == index  # [N, C]
-    cells = (by_class[:, :, np.newaxis] * predicted[:, np.newaxis, :]).reshape(len(losses), -1)
+    cells = (by_class[:, :, np.newaxis] * predicted[:, np.newaxis, :]).reshape(len(losses), len(classes) ** 2)
     is_signal, score = sample.label == signal, sample.probabilities[:, signal]
     defined = all(sample.weight[part].sum() > 0 for part in (is_signal, ~is_signal))
     points = working_points(score, is_signal, sample.weight) if defined else []

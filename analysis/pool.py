@@ -102,8 +102,7 @@ def prepare(table: EventTable, settings: PoolSettings) -> Pool:
     folds = fold_of(chosen.identity, settings.count, settings.salt)
     labels = chosen.label.astype(np.int64)
     _check_counts(labels, chosen.weight, folds, settings)
-    present = np.stack([~np.ma.getmaskarray(chosen.columns[name]) for name in settings.table.columns], axis=1)
-    values = np.stack([np.ma.filled(chosen.columns[name], 0) for name in settings.table.columns], axis=1)
+    values, present = chosen.matrix(settings.table.columns)
     kept: npt.NDArray[np.bool_] = np.asarray(present.any(axis=0))
     names = np.array(settings.table.columns)
     if not kept.any():

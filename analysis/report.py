@@ -169,7 +169,10 @@ def table(summary: Mapping[str, Any]) -> str:
     if significance["value"] is None:
         last = f"Expected significance: {significance['reason']}"
     else:
-        last = f"Expected significance: {_estimate(significance, 2)} in {_plural(significance['bins'], 'bin')}"
+        known = _estimate(significance, 2)
+        limited = _estimate(significance["with_simulation_uncertainty"], 2)
+        last = f"Expected significance: {known} in {_plural(significance['bins'], 'bin')};"
+        last += f" {limited} with simulation statistics"
     blocks.append(_cut(last, WIDTH))
     return "\n\n".join(blocks)
 

@@ -177,29 +177,6 @@ def asimov_significance(s: npt.ArrayLike, b: npt.ArrayLike, sigma_b: npt.ArrayLi
     return float(np.sqrt(_squared_significance(signal, background, error**2).sum()))
 
 
-def ams(s: npt.ArrayLike, b: npt.ArrayLike, b_reg: float = 10.0) -> FloatArray:
-    """Approximate median significance of the HiggsML challenge: sqrt(2[(s+b+b_reg) ln(1+s/(b+b_reg)) − s]).
-
-    Source: Adam-Bourdarios et al., "The Higgs boson machine learning challenge", PMLR 42 (2015) 19.
-
-    Args:
-        s: Selected signal, any shape; zero or below gives zero.
-        b: Selected background, of the same shape.
-        b_reg: Regularisation, 10 in the challenge.
-
-    Returns:
-        float64 of the common shape.
-
-    Raises:
-        ValueError: b + b_reg <= 0.
-    """
-    signal, background = np.broadcast_arrays(np.asarray(s, np.float64), np.asarray(b, np.float64) + b_reg)
-    if not (background > 0).all():
-        raise ValueError(f"b + b_reg must be positive, found {background.min()}")
-    result: FloatArray = np.sqrt(_squared_significance(signal, background, np.zeros_like(background)))
-    return result
-
-
 def merge_bins(
     values: FloatArray,
     variances: FloatArray,
@@ -241,7 +218,7 @@ def merge_bins(
 
 
 def choose_edges(
-    score: Scores, is_signal: BoolArray, weight: FloatArray, *, bins: int = 20, low: float = 0.0, high: float = 1.0
+    score: Scores, is_signal: BoolArray, weight: FloatArray, *, bins: int = 20, share: float = 1.0
 ) -> FloatArray | None:
     """Choose the bins of a significance, on events on which it is not evaluated.
 
@@ -249,21 +226,23 @@ def choose_edges(
     `merge_bins` until the background suffices.
 
     Args:
-        score: float [N], between low and high.
+        score: float [N], between 0 and 1.
         is_signal: bool [N].
         weight: float64 [N], signed physics weights.
         bins: Number of bins before merging.
-        low: Lower end of the range.
-        high: Upper end of the range.
+        share: How many times more events there are here than where the significance is taken: bins are chosen such
+            that these fewer events should still suffice.
 
     Returns:
         Edges, float64 [M + 1]; None where the events suffice for no bin at all.
     """
     inner = np.quantile(score[is_signal], np.arange(1, bins) / bins) if is_signal.any() else np.empty(0)
     inner = np.unique(inner.astype(np.float64))
-    edges = np.concatenate([[low], inner[(inner > low) & (inner < high)], [high]])
+    edges = np.concatenate([[0.0], inner[(inner > 0) & (inner < 1)], [1.0]])
     background = Histogram.fill(score[~is_signal], weight[~is_signal], edges)
-    bounds = merge_bins(background.values, background.variances)
+    bounds = merge_bins(
+        background.values, background.variances, MINIMUM_EFFECTIVE * share, MAXIMUM_RELATIVE_ERROR / share**0.5
+    )
     return edges[bounds] if len(bounds) else None
 
 

@@ -37,13 +37,16 @@ class Chunk:
 
 @dataclass(frozen=True)
 class EventTable:
-    """Selected events, ordered by their identity hash, so that no result depends on the order of files or chunks.
+    """Selected events, ordered by their identity hash, whatever the order of files and chunks.
+
+    Cutting files otherwise changes sums of weights in their last bits, and nothing else.
 
     Attributes:
         processes: Names that `process` counts.
         process: Index of each event's process, int16 [N].
         label: Index of each event's class, int16 [N]; -1 for processes in no class.
-        weight: Signed physics weight, float64 [N]; sums to the process's normalisation over all events.
+        weight: Signed physics weight, float64 [N]; without weight factors it sums to the process's normalisation over
+            all events, before any selection.
         identity: Identity hash, uint64 [N].
         is_test: Held-out test events, bool [N].
         training: Passes the training cuts too, bool [N].
@@ -67,6 +70,13 @@ class EventTable:
 
     def __len__(self) -> int:
         return len(self.process)
+
+    def matrix(self, names: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Columns side by side: values (0 where absent) and presence, [N, F] each."""
+        columns = [self.columns[name] for name in names]
+        values = np.stack([np.ma.filled(column, 0) for column in columns], axis=1)
+        present = np.stack([~np.ma.getmaskarray(column) for column in columns], axis=1)
+        return np.ascontiguousarray(values, dtype=np.float32), np.ascontiguousarray(present)
 
     def take(self, rows: npt.NDArray[Any]) -> EventTable:
         """The table of some rows (bool mask or positions)."""
@@ -114,7 +124,7 @@ class TableSettings:
             processes=tuple(processes),
             labels=tuple(config.class_of(p) for p in processes),
             normalisations={p: _normalisation(config, p) for p in processes},
-            collision=frozenset(name for name, dataset in config.data.datasets.items() if dataset.collision),
+            collision=frozenset(d for p in processes if config.is_collision(p) for d in config.processes[p].data),
             columns=tuple(columns),
             factors=config.weights.factors,
             duplicates=config.identity.duplicates,

@@ -75,18 +75,18 @@ class Normalisation:
         return self.target / totals.generated
 
 
-def scale_of_test(totals: Totals, process: str) -> float:
+def scale_of_test(totals: Totals) -> float | None:
     """Factor that scales held-out test events up to the whole process: Σw_all / Σw_test, before selection.
 
-    Raises:
-        UserError: No test events, or their weights sum to zero or below.
+    None where it is not defined: without test events, or if their weights sum to zero or below.
     """
-    if totals.test <= 0:
-        raise UserError(
-            f"Process {process!r}: the generator weights of its test events sum to {totals.test:g} (all: "
-            f"{totals.sum_of_weights:g}). More events, or a larger folds.test_fraction, are needed."
-        )
-    return totals.sum_of_weights / totals.test
+    return totals.sum_of_weights / totals.test if totals.test > 0 else None
+
+
+def scale_of_rest(totals: Totals) -> float | None:
+    """The same for the events that are not held out: Σw_all / (Σw_all − Σw_test)."""
+    rest = totals.sum_of_weights - totals.test
+    return totals.sum_of_weights / rest if rest > 0 else None
 
 
 def collect_totals(

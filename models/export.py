@@ -95,6 +95,37 @@ def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str
     onnx.save(model, str(path))
 
 
+def run_onnx(
+    path: str | Path,
+    values: npt.NDArray[np.float32],
+    present: npt.NDArray[np.bool_],
+    folds: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Evaluate an exported file with onnxruntime, on one thread and in bounded blocks.
+
+    Args:
+        path: The ONNX file.
+        values: Features ``[N, F]``; absent entries may hold anything.
+        present: Which values are there, ``[N, F]``.
+        folds: The fold of each event, ``[N]``.
+
+    Returns:
+        ``routed`` and ``ensemble``, float32 ``[N, C]`` each.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    blocks = []
+    for start in range(0, max(1, len(values)), BLOCK):
+        part = slice(start, start + BLOCK)
+        features = np.where(present[part], values[part], np.float32(np.nan)).astype(np.float32)
+        blocks.append(session.run(["routed", "ensemble"], {"features": features, "fold": folds[part]}))
+    routed, ensemble = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return routed, ensemble
+
+
 def check_onnx(
     path: str | Path,
     ensemble: Ensemble,
@@ -102,33 +133,15 @@ def check_onnx(
     present: npt.NDArray[np.bool_],
     folds: npt.NDArray[np.int64],
 ) -> float:
-    """Compare an exported file, as onnxruntime evaluates it, with PyTorch.
-
-    Args:
-        path: The ONNX file.
-        ensemble: What it was made from.
-        values: Features ``[N, F]``.
-        present: Which values are there, ``[N, F]``.
-        folds: The fold of each event, ``[N]``.
+    """Compare an exported file with PyTorch; arguments as `run_onnx`, and what the file was made from.
 
     Returns:
         The largest absolute difference over all events, classes and both outputs; infinite if the file gives NaN.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     expected = combine(predict(ensemble, values, present), ensemble.folds, folds)  # (N, C) each
-    largest = 0.0
-    for start in range(0, len(values), BLOCK):
-        part = slice(start, start + BLOCK)
-        features = np.where(present[part], values[part], np.float32(np.nan)).astype(np.float32)
-        found = session.run(["routed", "ensemble"], {"features": features, "fold": folds[part]})
-        for theirs, ours in zip(found, expected, strict=True):
-            gap = float(np.abs(theirs - ours[part]).max())
-            largest = max(largest, gap if np.isfinite(gap) else np.inf)
-    return largest
+    found = run_onnx(path, values, present, folds)
+    gaps = [np.abs(theirs - ours).max(initial=0) for theirs, ours in zip(found, expected, strict=True)]
+    return float(max(gap if np.isfinite(gap) else np.inf for gap in gaps))
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Standardisation:
 
     Attributes:
         mean: float32 ``[F]``, in the feature's unit.
-        scale: float32 ``[F]``, in the feature's unit, above 0.
+        scale: float32 ``[F]``, in the feature's unit, above 0; infinite for a feature that no event of the fit has.
     """
 
     mean: npt.NDArray[np.float32]
@@ -87,8 +87,8 @@ def fit_standardisation(
         labels: Class of each event, ``[N]``.
 
     Returns:
-        The statistics. A feature that is never present has mean 0; one that is never present, or is constant to
-        float32 precision, has scale 1.
+        The statistics. A feature that is constant to float32 precision has scale 1; one that is never present has mean
+        0 and an infinite scale, and counts as absent wherever the network meets it: its weights have learned nothing.
     """
     sizes = np.abs(weights)
     sums = np.bincount(labels, weights=sizes)
@@ -101,6 +101,7 @@ def fit_standardisation(
     variance = (mass * (known - mean) ** 2).sum(axis=0) / divisor  # (F,)
     spread = np.sqrt(variance)
     scale = np.where(spread > 1e-6 * np.abs(mean), spread, 1.0)
+    scale[total == 0] = np.inf
     return Standardisation(mean.astype(np.float32), scale.astype(np.float32))
 
 
@@ -126,8 +127,9 @@ def encode(
         that has any of its features.
     """
     mean, scale = statistics
+    present = present & torch.isfinite(scale)  # (M, B, F)
     scaled = ((values - mean) / scale).clamp(-LARGEST, LARGEST)  # (M, B, F)
     standardised = scaled / torch.sqrt(1 + (scaled / CLIP) ** 2)  # (M, B, F)
     filled = torch.where(present, standardised, absent)  # (M, B, F)
-    there = ((present.to(membership.dtype) @ membership) > 0).to(filled.dtype)  # (M or 1, B, O)
-    return torch.cat([filled, there.expand(filled.shape[0], -1, -1)], dim=-1)  # (M, B, F + O)
+    there = ((present.to(membership.dtype) @ membership) > 0).to(filled.dtype)  # (M, B, O)
+    return torch.cat([filled, there], dim=-1)  # (M, B, F + O)

@@ -157,6 +157,12 @@ def test_unknown_key_suggests_the_nearest(
         ("classes.processes.signal", ["higgs", "data"], "names 'data', which holds collision data"),
         ("data.datasets.mixed.generated", 7.5, "key data.datasets.mixed: it has a sum of generated weights"),
         ("processes.top.normalisation", "cross_section", "key processes.top: `normalisation: cross_section` and"),
+        (
+            "processes.data.normalisation",
+            {"sum_to": 7},
+            "key processes.data.normalisation: collision data are never scaled",
+        ),
+        ("processes.data.data", ["data", "mixed"], "key processes.data.data mixes collision data (data) with"),
         ("processes.top.cross_section", 3.0, "key processes.top: `normalisation: cross_section` and"),
     ],
 )

@@ -15,12 +15,12 @@ from sklearn.metrics import roc_auc_score
 from analysis.errors import UserError
 from analysis.evaluation import (
     EvaluationSettings,
+    Scales,
     ScoredEvents,
     attach_scores,
     judge,
     score_templates,
 )
-from analysis.evaluation import test_scales as scales_of_test
 from analysis.friends import Scores, write_friend
 from analysis.splitting import fold_of
 from analysis.table import EventTable
@@ -39,7 +39,7 @@ SETTINGS = EvaluationSettings(
     replicas=20,
     seed=1,
 )
-SCALES = {"top": 4.0, "higgs": 2.0, "other": 1.0}
+SCALES = Scales({"top": 4.0, "higgs": 2.0, "other": 1.0}, {"top": 1.25, "higgs": 2.0, "other": None})
 
 
 def scored(table: EventTable, seed: int = 1) -> ScoredEvents:
@@ -65,10 +65,10 @@ def summary(events: ScoredEvents) -> dict[str, Any]:
 
 
 def test_each_figure_takes_its_own_scores_events_and_weights(events: ScoredEvents, summary: dict[str, Any]) -> None:
-    """Against scikit-learn: the ensemble on scaled test events, network f on the other events of fold f."""
+    """Against scikit-learn: the ensemble on test events, network f on the other events of fold f, both scaled."""
     table = events.table
     labelled, signal = table.label >= 0, table.label == 1
-    scale = np.array([4.0, 2.0, 1.0])[table.process]
+    weight = table.weight * np.where(table.is_test, *(np.array(s)[table.process] for s in ([4.0, 2, 1], [1.25, 2, 0])))
 
     def auc(rows: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> float:
         return float(roc_auc_score(signal[rows], scores[rows, 1], sample_weight=weight[rows]))
@@ -76,11 +76,11 @@ def test_each_figure_takes_its_own_scores_events_and_weights(events: ScoredEvent
     rest = labelled & ~table.is_test
     metrics = summary["metrics"]
     expected = [
-        (metrics["test"], labelled & table.is_test, events.ensemble, table.weight * scale),
-        (metrics["out_of_fold"], rest, events.routed, table.weight),
-        *((metrics["folds"][f], rest & (events.fold == f), events.routed, table.weight) for f in range(5)),
+        (metrics["test"], labelled & table.is_test, events.ensemble),
+        (metrics["out_of_fold"], rest, events.routed),
+        *((metrics["folds"][f], rest & (events.fold == f), events.routed) for f in range(5)),
     ]
-    for found, rows, scores, weight in expected:
+    for found, rows, scores in expected:
         assert found["auc"]["weighted"]["value"] == pytest.approx(auc(rows, scores, weight))
         assert found["auc"]["unweighted"]["value"] == pytest.approx(auc(rows, scores, np.ones(len(table))))
         assert sum(found["events"].values()) == rows.sum()
@@ -99,7 +99,7 @@ def test_what_does_not_belong_changes_nothing(events: ScoredEvents, summary: dic
         ensemble=np.where(~test | foreign, noise[1], events.ensemble),
     )
     found = judge(other, SCALES, SETTINGS, [])
-    for key in ("metrics", "categories", "significance"):
+    for key in ("metrics", "categories"):
         assert found[key] == summary[key], key
     changed = judge(replace(events, routed=noise[0]), SCALES, SETTINGS, [])
     assert changed["metrics"]["out_of_fold"] != summary["metrics"]["out_of_fold"]
@@ -137,7 +137,7 @@ def test_yields_and_missing_objects(events: ScoredEvents, summary: dict[str, Any
         assert found["entries"] == len(weight)
         assert found["yield"] == pytest.approx(weight.sum())
         assert found["uncertainty"] == pytest.approx(np.sqrt((weight**2).sum()))
-        assert found["test_scale"] == SCALES[name]
+        assert found["test_scale"] == SCALES.test[name]
         assert found["test_entries"] == np.sum(table.is_test & (table.process == i))
     share = float(np.ma.getmaskarray(table.columns["pt2"]).mean())
     assert summary["missing"] == {"event": 0.0, "lepton2": pytest.approx(share)}
@@ -170,11 +170,23 @@ def test_order_of_events_changes_no_figure(events: ScoredEvents, summary: dict[s
 def test_scales_are_from_before_the_selection(toy_table: ToyTable) -> None:
     table = toy_table()
     totals = {"top": Totals(100, 80.0, 800.0, 16.0), "higgs": Totals(50, 30.0, 30.0, 10.0)}
-    table = table.take(table.process != 2)
-    assert scales_of_test(table, totals, ()) == {"top": 5.0, "higgs": 3.0, "other": 1.0}
-    assert scales_of_test(table, totals, ("higgs",))["higgs"] == 1.0
+    scales = Scales.of(table, totals, SETTINGS)
+    # A process in no class whose part of the test is empty stops nothing; it just can't be scaled.
+    assert scales.test == {"top": 5.0, "higgs": 3.0, "other": None}
+    assert scales.rest == {"top": 1.25, "higgs": 1.5, "other": None}
+    factors = scales.per_event(table)
+    assert set(factors[(table.process == 0) & table.is_test]) == {5.0}
+    assert set(factors[(table.process == 0) & ~table.is_test]) == {1.25}
+    assert set(factors[table.process == 2]) == {0.0}
     with pytest.raises(UserError, match="Process 'higgs': the generator weights of its test events sum to -1"):
-        scales_of_test(table, totals | {"higgs": Totals(50, 30.0, 30.0, -1.0)}, ())
+        Scales.of(table, totals | {"higgs": Totals(50, 30.0, 30.0, -1.0)}, SETTINGS)
+
+
+def test_collision_data_are_never_scaled(toy_table: ToyTable) -> None:
+    table = toy_table()
+    totals = {"top": Totals(100, 80.0, 80.0, 16.0), "higgs": Totals(50, 30.0, 30.0, 10.0)}
+    scales = Scales.of(table, totals, replace(SETTINGS, collision=("other",)))
+    assert set(scales.per_event(table)[table.process == 2]) == {1.0}
 
 
 def test_attach_scores_joins_by_file_and_entry(toy_table: ToyTable, tmp_path: Path) -> None:
@@ -206,9 +218,12 @@ def test_templates_are_scaled_test_events_and_unscaled_data(events: ScoredEvents
         rows = (table.process == i) & table.is_test
         content, _ = np.histogram(events.ensemble[rows, 1], np.linspace(0, 1, 11), weights=table.weight[rows])
         variance, _ = np.histogram(events.ensemble[rows, 1], np.linspace(0, 1, 11), weights=table.weight[rows] ** 2)
-        np.testing.assert_allclose(templates[name].values, content * SCALES[name])
-        np.testing.assert_allclose(templates[name].variances, variance * SCALES[name] ** 2)
-    templates, data = score_templates(events, SCALES | {"other": 1.0}, replace(SETTINGS, collision=("other",)))
+        scale = SCALES.test[name]
+        np.testing.assert_allclose(templates[name].values, content * scale)
+        np.testing.assert_allclose(templates[name].variances, variance * scale**2)
+    unscaled = Scales(SCALES.test | {"other": None}, SCALES.rest)
+    assert "other" not in score_templates(events, unscaled, SETTINGS)[0]
+    templates, data = score_templates(events, SCALES, replace(SETTINGS, collision=("other",)))
     assert list(templates) == ["top", "higgs"]
     assert data is not None
     assert data.values.sum() == pytest.approx(table.weight[table.process == 2].sum())

@@ -149,7 +149,17 @@ class TestPreprocessing:
         present = np.tile([False, True], (10, 1))
         fit = fit_standardisation(values, present, np.linspace(0.1, 0.7, 10), np.zeros(10, dtype=np.int64))
         assert fit.mean.tolist() == [0, np.float32(0.1)]
-        assert fit.scale.tolist() == [1, 1]
+        assert fit.scale.tolist() == [math.inf, 1]
+
+    def test_a_feature_that_training_never_met_counts_as_absent(self) -> None:
+        """Its weights have learned nothing, whatever value it has elsewhere."""
+        statistics = (torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[math.inf, 1.0]]]))
+        values, absent = torch.tensor([[[150.0, 2.0]]]), torch.tensor([[[0.5, 0.7]]])
+        there = torch.tensor([[[True, True]]])
+        found = encode(values, there, statistics, absent, torch.eye(2))
+        missing = encode(values, torch.tensor([[[False, True]]]), statistics, absent, torch.eye(2))
+        assert torch.equal(found, missing)
+        assert found[0, 0, 2:].tolist() == [0, 1]
 
     def test_encode(self) -> None:
         statistics = (torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[2.0, 2.0, 2.0]]]))

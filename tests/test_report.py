@@ -69,7 +69,14 @@ def made_up() -> dict[str, Any]:
         },
         "missing": {"event": 0.0, "lepton2": 0.4123},
         "metrics": {"test": metrics(0), "out_of_fold": metrics(1), "folds": [metrics(2), metrics(3), metrics(4)]},
-        "significance": {"value": 2.314, "low": 2.1, "high": 2.55, "reason": None, "bins": 12},
+        "significance": {
+            "value": 2.314,
+            "low": 2.1,
+            "high": 2.55,
+            "with_simulation_uncertainty": {"value": 1.87, "low": 1.7, "high": 2.0},
+            "reason": None,
+            "bins": 12,
+        },
         "onnx": {"largest_difference": 3.1e-7},
         "warnings": ["Event numbers are missing: an event is known by file and entry."],
     }
@@ -314,7 +321,7 @@ class TestTable:
                 "out-of-fold (rotating)   0.9300 ± 0.0123  0.9300 ± 0.0123  0.9300 ± 0.0123",
                 "ensemble on test events  0.9400 ± 0.0123  0.9400 ± 0.0123  0.9400 ± 0.0123",
                 "",
-                "Expected significance: 2.31 [2.10, 2.55] in 12 bins",
+                "Expected significance: 2.31 [2.10, 2.55] in 12 bins; 1.87 [1.70, 2.00] with simulation statistics",
             ]
         )
 
@@ -356,6 +363,7 @@ class TestSchema:
 
     def test_takes_what_is_not_defined(self, summary: dict[str, Any]) -> None:
         summary["significance"] = {"value": None, "low": None, "high": None, "reason": "too few", "bins": 0}
+        summary["significance"]["with_simulation_uncertainty"] = {"value": None, "low": None, "high": None}
         summary["metrics"]["test"] = evaluate(
             Sample(
                 np.full((3, 3), 1 / 3),

@@ -90,14 +90,6 @@ def test_bins_without_meaning_are_an_error(s: float, b: float, sigma: float | No
         statistics.asimov_significance(s, b, sigma)
 
 
-def test_ams() -> None:
-    # 2(30 ln 1.5 − 10) = 4.32791 by hand, with b_reg = 10.
-    np.testing.assert_allclose(statistics.ams([10.0, 0.0, -1.0], 10.0), [2.080363, 0, 0], atol=1e-6)
-    assert statistics.ams(10.0, 20.0, b_reg=0.0) == pytest.approx(statistics.asimov_significance(10.0, 20.0))
-    with pytest.raises(ValueError, match="b_reg must be positive"):
-        statistics.ams(1.0, -10.0)
-
-
 # Binning
 
 

@@ -40,6 +40,10 @@ def ratio(events):
     return events.x / events.pt1
 
 
+def generator_correction(events):
+    return 1 + 0.1 * events.truth
+
+
 def positive(events):
     return events.pt1 > 0
 
@@ -67,6 +71,7 @@ classes:
   signal: signal
   processes: {{background: [background], signal: [signal]}}
 selection: {{cuts: [positive]}}
+weights: {{factors: [generator_correction]}}
 features:
   first: [pt1]
   second: [pt2]
@@ -111,8 +116,11 @@ class Law:
         return done
 
 
-def write_events(path: Path, count: int, shift: float, seed: int) -> None:
-    """A flat file of toy events; event numbers follow from the seed, so that files of one data set don't share any."""
+def write_events(path: Path, count: int, shift: float, seed: int, *, recorded: bool = False) -> None:
+    """A flat file of toy events; event numbers follow from the seed, so that files of one data set don't share any.
+
+    Simulated ones hold a branch of generator truth, which recorded ones lack.
+    """
     rng = np.random.default_rng(seed)
     pt2 = rng.exponential(20, count) + shift
     pt2[rng.random(count) < 0.4] = -7
@@ -122,6 +130,7 @@ def write_events(path: Path, count: int, shift: float, seed: int) -> None:
             "pt1": rng.exponential(30, count) + 1 + shift,
             "pt2": pt2,
             "x": rng.normal(shift / 5, 1, count),
+            **({} if recorded else {"truth": rng.uniform(-1, 1, count)}),
         }
 
 
@@ -179,7 +188,7 @@ def test_a_finished_run_leaves_what_the_readme_promises(law: Law) -> None:
     ]  # fmt: skip
     summary = json.loads((result / "summary.json").read_text())
     jsonschema.validate(summary, json.loads((ROOT / "docs" / "summary.schema.json").read_text()))
-    assert summary["yields"]["signal"]["yield"] == pytest.approx(100)
+    assert summary["yields"]["signal"]["yield"] == pytest.approx(100, rel=0.02)  # times the factors' mean
     assert str(result / "report.html") in done.stdout
     assert "out of fold" in done.stdout.lower() or "out-of-fold" in done.stdout.lower()
 
@@ -211,7 +220,13 @@ def test_a_new_file_is_read_alone(law: Law) -> None:
     selected = outputs(law, "SelectEvents")
     write_events(law.home / "toy" / "data" / "signal_2.root", 300, 5.0, seed=3)
     counts = ran(law("TrainFolds", "--analysis", law.analysis))
-    assert counts == {"ListInputs": 1, "SelectEvents": 1, "ComputeFeatures (features)": 1, "TrainFolds": 3}
+    assert counts == {
+        "ListInputs": 1,
+        "SelectEvents": 1,
+        "ComputeFeatures (features)": 1,
+        "ComputeFeatures (factors)": 1,
+        "TrainFolds": 3,
+    }
     assert selected.items() <= outputs(law, "SelectEvents").items()
 
 
@@ -237,18 +252,20 @@ def test_a_helper_of_a_feature_is_part_of_its_identity_and_a_comment_is_not(law:
     assert {p.name.split("-")[0] for p in outputs(law, "ComputeFeatures").keys() - columns.keys()} == {"mass"}
 
 
-def test_a_process_that_no_class_holds_is_scored_without_retraining(law: Law) -> None:
+def test_collision_data_are_scored_without_retraining(law: Law) -> None:
     networks = outputs(law, "TrainFolds")
-    write_events(law.home / "toy" / "data" / "other_0.root", 300, 2.0, seed=5)
+    write_events(law.home / "toy" / "data" / "other_0.root", 300, 2.0, seed=5, recorded=True)
     path = law.home / "toy" / "analysis.yaml"
-    text = path.read_text().replace("    signal: {files", "    other: {files: [other_*.root]}\n    signal: {files")
+    text = path.read_text().replace(
+        "    signal: {files", "    other: {files: [other_*.root], collision: true}\n    signal: {files"
+    )
     path.write_text(text.replace("classes:\n  signal", "  other: {data: [other]}\nclasses:\n  signal"))
     counts = ran(law("Report", "--analysis", law.analysis))
     assert counts == {"ListInputs": 1, "SelectEvents": 1, "ComputeFeatures (features)": 1, "ScoreEvents": 1}
     assert outputs(law, "TrainFolds") == networks
     summary = json.loads((law.results / "toy" / "summary.json").read_text())
     assert summary["yields"]["other"]["class"] is None
-    assert summary["yields"]["other"]["entries"] == 300
+    assert summary["yields"]["other"]["yield"] == summary["yields"]["other"]["entries"] == 300
 
 
 def test_overrides_do_not_replace_the_reference(law: Law) -> None:
@@ -341,7 +358,7 @@ def test_two_folders_with_one_name_are_an_error(law: Law) -> None:
 
 def test_a_file_without_entries_among_good_ones_is_said(law: Law) -> None:
     with uproot.recreate(law.home / "toy" / "data" / "signal_9.root") as file:
-        file.mktree("events", {"event": "int64", "pt1": "float64", "pt2": "float64", "x": "float64"})
+        file.mktree("events", dict.fromkeys(("pt1", "pt2", "x", "truth"), "float64") | {"event": "int64"})
     law("Report", "--analysis", law.analysis)
     summary = json.loads((law.results / "toy" / "summary.json").read_text())
     assert any("signal_9.root has no entries" in warning for warning in summary["warnings"])

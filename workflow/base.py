@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +25,10 @@ import law
 import luigi
 
 from analysis.config import EXAMPLES, Configuration
+from analysis.errors import UserError, nearest
 from workflow.execution.dask import DaskWorkflow
 from workflow.execution.local import LocalWorkflow
-from workflow.identity import FORMAT, ROOT, canonical, fingerprint, library_versions, step_code
+from workflow.identity import FORMAT, ROOT, canonical, fingerprint, library_versions, step_code, user_function
 from workflow.messages import show_user_errors
 from workflow.plan import Plan, open_plan
 from workflow.store import atomic_write, staged, store_folder
@@ -59,6 +60,22 @@ class OverridesParameter(luigi.Parameter):
         return {**super()._parser_kwargs(param_name, task_name), "action": "append"}
 
 
+class WorkflowParameter(luigi.Parameter):
+    """``--workflow TYPE``."""
+
+    TYPES = ("local", "dask")
+
+    def parse(self, value: str) -> str:
+        """Check the name of the type.
+
+        Raises:
+            UserError: There is no such type.
+        """
+        if value not in self.TYPES:
+            raise UserError(f"--workflow {value}: there is no such type. {nearest(value, self.TYPES)}")
+        return value
+
+
 class Task(law.Task):
     """A step of the graph."""
 
@@ -71,9 +88,8 @@ class Task(law.Task):
         description="override one key of the configuration with a YAML value, as in --set training.epochs=5; any "
         "number of times",
     )
-    workflow = luigi.ChoiceParameter(
+    workflow = WorkflowParameter(
         default="local",
-        choices=("local", "dask"),
         significant=False,
         description="where branches run: local processes or dask workers; changes no result; default: local",
     )
@@ -90,9 +106,10 @@ class Task(law.Task):
     def modify_param_values(cls, params: dict[str, Any]) -> dict[str, Any]:
         """Make folders absolute, so that every process finds them."""
         params = super().modify_param_values(params)
-        name = params.get("analysis")
-        if name and not (EXAMPLES / name / "analysis.yaml").is_file():
-            params["analysis"] = os.path.abspath(os.path.expanduser(name)) if os.path.isdir(name) else name
+        name = str(params.get("analysis") or "")
+        if os.sep in name.rstrip(os.sep) or not (EXAMPLES / name / "analysis.yaml").is_file():
+            folder = os.path.expanduser(name)
+            params["analysis"] = os.path.abspath(folder) if os.path.isdir(folder) else name.rstrip(os.sep)
         return params
 
     # What a step declares
@@ -146,7 +163,7 @@ class Task(law.Task):
             "step": self.task_family,
             "format": FORMAT,
             "settings": canonical(self.settings),
-            "code": _step_code(type(self).__module__, type(self).__name__),
+            "code": _pinned_code(type(self).__module__, type(self).__name__),
             "functions": {name: self.plan.function_code(name) for name in sorted(self.functions())},
             "outside": canonical(self.outside()),
             "libraries": library_versions(self.libraries),
@@ -189,38 +206,88 @@ class Task(law.Task):
         """Remember that the outputs were made in this run."""
         _known[f"{self.folder}:{','.join(self.files())}"] = True
 
+    @property
+    def provenance_name(self) -> str:
+        """Name of the file that records how the outputs were made."""
+        return "provenance.json"
+
     def run(self) -> None:
         """Make the outputs and record how."""
-        self.write([name.rstrip("/") for name in self.files()], "provenance.json")
+        self.write([name.rstrip("/") for name in self.files()])
 
-    def write(self, names: Sequence[str], provenance: str) -> None:
-        """Compute aside, record how in a file of that name, then move the outputs into place."""
-        with staged(self.folder, names) as out, self._provenance(self.folder / provenance):
+    def write(self, names: Sequence[str], before: Cost | None = None) -> None:
+        """Compute aside, make sure that the code is still the one of the identity, then move the outputs into place.
+
+        Args:
+            names: Outputs that are made.
+            before: What this step has cost already, outside `compute`.
+
+        Raises:
+            UserError: The code has changed since the run began.
+        """
+        meter = Meter()
+        with staged(self.folder, names) as out:
             self.compute(out)
+            self._check_unchanged()
+            atomic_write(self.folder / self.provenance_name, json.dumps(self._provenance(meter, before), indent=1))
         self.mark_complete()
 
-    @contextmanager
-    def _provenance(self, path: Path) -> Any:
-        wall, cpu = time.time(), time.process_time()
-        yield
-        atomic_write(
-            path,
-            json.dumps(
-                {
-                    "fingerprint": self.fingerprint,
-                    "parts": self.parts,
-                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall)),
-                    "wall_seconds": round(time.time() - wall, 3),
-                    "cpu_seconds": round(time.process_time() - cpu, 3),
-                    "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-                    "host": socket.gethostname(),
-                    "python": platform.python_version(),
-                    "versions": {name: version(name) for name in RECORDED},
-                    "code": source_version(),
-                },
-                indent=1,
-            ),
-        )
+    def _check_unchanged(self) -> None:
+        """Code is imported when it is needed: had it changed by then, the outputs would belong to another identity."""
+        physics = self.plan.analysis.physics_path
+        functions = {name: user_function(physics, name) for name in sorted(self.functions())}
+        code = _step_code(type(self).__module__, type(self).__name__)
+        if (code, functions) != (self.parts["code"], self.parts["functions"]):
+            raise UserError(
+                f"{self.task_family} ({self.label}): its code changed while the run was going on, so that its "
+                "outputs were not kept. Start the run again; what is complete stays."
+            )
+
+    def _provenance(self, meter: Meter, before: Cost | None) -> dict[str, Any]:
+        cost = meter.read() + (before or Cost())
+        return {
+            "fingerprint": self.fingerprint,
+            "parts": self.parts,
+            "started": meter.started,
+            "wall_seconds": round(cost.wall, 3),
+            "cpu_seconds": round(cost.cpu, 3),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "host": socket.gethostname(),
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in RECORDED},
+            "code": source_version(),
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of wall-clock and of processor time."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.wall + other.wall, self.cpu + other.cpu)
+
+    def share(self, parts: int) -> Cost:
+        """An equal part of it."""
+        return Cost(self.wall / parts, self.cpu / parts)
+
+
+class Meter:
+    """Measures from when it is made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.time(), time.process_time()
+
+    @property
+    def started(self) -> str:
+        """When, in UTC."""
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall))
+
+    def read(self) -> Cost:
+        """What has been spent since."""
+        return Cost(time.time() - self._wall, time.process_time() - self._cpu)
 
 
 class Workflow(Task, LocalWorkflow, DaskWorkflow):
@@ -254,9 +321,13 @@ def branches_of(numbers: Iterable[int], total: int) -> dict[str, Any]:
     return {"branches": tuple(law.util.range_join(chosen))}
 
 
-@cache
 def _step_code(module: str, name: str) -> str:
+    """Hash of a step's code as it is on disk now."""
     return step_code(Path(str(sys.modules[module].__file__)), name)
+
+
+_pinned_code = cache(_step_code)
+"""The same as it was when this process first asked."""
 
 
 @lru_cache(maxsize=1)
@@ -264,7 +335,10 @@ def source_version() -> dict[str, Any]:
     """Git commit of the project and whether the tree differs from it."""
 
     def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:  # a batch node without git
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     status = git("status", "--porcelain")

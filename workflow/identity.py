@@ -8,6 +8,7 @@ versions of the libraries that make numbers. Code is normalised: comments, docst
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import hashlib
 import json
@@ -22,14 +23,20 @@ from pydantic import BaseModel
 from analysis.errors import UserError
 
 FORMAT = 1
-"""Version of the layout of all outputs; raising it makes everything anew."""
+"""Version of the layout of all outputs; raising it makes everything anew.
+
+What holds up every step (`workflow.base`, `workflow.store`) is in no identity: raise this where it changes an output.
+"""
 
 ROOT = Path(__file__).resolve().parent.parent
 _ROOMS = ("analysis", "models")
 _EXAMPLES = "analysis.examples."
 _STEPS = "workflow.tasks."
 _WHOLE = "*"
-_DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__"}
+_DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__", "importlib"}
+_UNCOUNTED = {"analysis.config", "analysis.errors", "models.settings"}
+"""Modules that only say what may be configured and how mistakes are worded: slices hold the values themselves."""
+_TASKS = {"Task", "Workflow"}
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
@@ -74,13 +81,13 @@ def step_code(path: Path, name: str) -> str:
         name: Name of the task class.
 
     Returns:
-        Hash over normalised source. Modules of `analysis` and `models` count whole, with all that they import; those
-        that hold up every step (`workflow.base` and its like) don't count.
+        Hash over normalised source. Modules of `analysis` and `models` count whole, with all that they import. Other
+        task classes don't count: what a step requires is in its identity by fingerprint.
     """
     return _digest(_trace(path, name, _STEPS))
 
 
-def user_function(path: Path, name: str) -> str:
+def user_function(path: Path, name: str, *, labels: bool = False) -> str:
     """Hash a user's function with the helpers and constants of its file that it uses.
 
     Names that it imports from another analysis of `analysis/examples` are followed there; other modules of `analysis`
@@ -90,11 +97,12 @@ def user_function(path: Path, name: str) -> str:
     Args:
         path: The `physics.py`.
         name: Name of the function.
+        labels: Count the labels and units of its plots too.
     """
-    return _digest(_trace(path, name, _EXAMPLES))
+    return _digest(_trace(path, name, _EXAMPLES, labels=labels))
 
 
-def _trace(path: Path, name: str, followed: str) -> list[str]:
+def _trace(path: Path, name: str, followed: str, *, labels: bool = True) -> list[str]:
     """Normalised source of a name and of all that it uses; `followed` begins the modules in which names are traced."""
     texts: list[str] = []
     modules: set[str] = set()
@@ -106,12 +114,14 @@ def _trace(path: Path, name: str, followed: str) -> list[str]:
             continue
         seen.add(place)
         symbols = _Symbols.of(place[0])
+        if place != (path, name) and symbols.is_task(place[1]):
+            continue
         nodes: Sequence[ast.AST] = symbols.closure(place[1])
         imported = symbols.imported_by(place[1])
-        if place[1] == _WHOLE or any(_names(node) & _DYNAMIC for node in nodes):
+        if place[1] == _WHOLE or any(_is_dynamic(node) for node in nodes):
             nodes, imported = [symbols.tree], [pair for pairs in symbols.imports.values() for pair in pairs]
         for node in nodes:
-            texts.append(ast.unparse(node))
+            texts.append(ast.unparse(node if labels else _Unlabelled().visit(copy.deepcopy(node))))
             modules |= _imports(node)
         for module, original in imported:
             file = _module_path(module)
@@ -136,18 +146,16 @@ def module_closure(modules: Iterable[str]) -> list[str]:
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module not in found:
-            found[module], imported = _module(module)
+        path = _module_path(module)
+        if module not in found and module not in _UNCOUNTED and path is not None:
+            found[module], imported = _module(path, path.stat().st_mtime_ns)
             waiting += imported
     return [f"{name}\n{found[name]}" for name in sorted(found)]
 
 
 @cache
-def _module(name: str) -> tuple[str, tuple[str, ...]]:
-    """Normalised source of a module and the project modules that it imports; empty for what is no module."""
-    path = _module_path(name)
-    if path is None:
-        return "", ()
+def _module(path: Path, _mtime: int) -> tuple[str, tuple[str, ...]]:
+    """Normalised source of a module and the project modules that it imports."""
     tree = _parse(path)
     return ast.unparse(tree), tuple(sorted(m for m in _imports(tree) if m.split(".")[0] in _ROOMS))
 
@@ -180,6 +188,13 @@ class _Symbols:
             raise UserError(f"{path} is missing: an analysis folder holds analysis.yaml and physics.py.")
         stat = path.stat()
         return _symbols(path, stat.st_mtime_ns, stat.st_size)
+
+    def is_task(self, name: str) -> bool:
+        """Whether a name is a task class of the graph."""
+        return any(
+            isinstance(node, ast.ClassDef) and any(_names(base) & _TASKS for base in node.bases)
+            for node in self.nodes.get(name, ())
+        )
 
     def closure(self, name: str) -> list[ast.stmt]:
         """The statements that define a name and all names of this file that it uses, in order of the file."""
@@ -217,7 +232,7 @@ def _module_path(module: str) -> Path | None:
 
 
 def _parse(path: Path) -> ast.Module:
-    """Parse a file without its docstrings; comments and formatting are gone with the text."""
+    """Parse a file without docstrings and annotations; comments and formatting are gone with the text."""
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
@@ -225,7 +240,38 @@ def _parse(path: Path) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.ImportFrom) and node.level and path.is_relative_to(ROOT):
+            package = path.relative_to(ROOT).with_suffix("").parts[: -node.level]
+            node.module, node.level = ".".join((*package, *([node.module] if node.module else []))), 0
     return tree
+
+
+class _Unlabelled(ast.NodeTransformer):
+    """Takes away what only plots show: the arguments of `@feature(...)`, label and unit of `branch(...)`."""
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        if isinstance(node.func, ast.Name) and node.func.id == "feature":
+            node.args, node.keywords = [], []
+        elif isinstance(node.func, ast.Name) and node.func.id == "branch":
+            node.args, node.keywords = node.args[:1], [k for k in node.keywords if k.arg == "name"]
+        self.generic_visit(node)
+        return node
+
+
+def _is_dynamic(node: ast.AST) -> bool:
+    """Whether names are looked up in a way that reading the code can't follow."""
+    return bool(_names(node) & _DYNAMIC) or any(
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id == "getattr"
+        and len(call.args) > 1
+        and not isinstance(call.args[1], ast.Constant)
+        for call in ast.walk(node)
+    )
 
 
 def _is_text(statement: ast.stmt) -> bool:

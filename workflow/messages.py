@@ -1,10 +1,15 @@
-"""What a user sees of a mistake: one message, once, without a traceback, whichever of luigi's stages met it."""
+"""What a user sees of a mistake or an interruption: one message, once, without a traceback, whoever met it first."""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import re
+import signal
 import sys
+import threading
+from types import FrameType, TracebackType
 
 from analysis.errors import UserError
 
@@ -41,7 +46,30 @@ class _UserErrorFilter(logging.Filter):
 
 
 def show_user_errors() -> None:
-    """Install the filter on luigi's logger; a second call changes nothing."""
+    """Install the filter on luigi's logger, and end interrupted runs quietly; a second call changes nothing."""
     logger = logging.getLogger("luigi-interface")
-    if not any(isinstance(f, _UserErrorFilter) for f in logger.filters):
-        logger.addFilter(_UserErrorFilter())
+    if any(isinstance(f, _UserErrorFilter) for f in logger.filters):
+        return
+    logger.addFilter(_UserErrorFilter())
+    # Workers leave signals to their head; only a main thread may set handlers.
+    if multiprocessing.parent_process() is None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
+        sys.excepthook = _quiet_interrupt
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _quiet_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say that a run was interrupted, and end its workers with it."""
+    if not issubclass(kind, KeyboardInterrupt) or "--debug" in sys.argv:
+        sys.__excepthook__(kind, error, trace)
+        return
+    print("\ninterrupted: what is complete stays, start the run again to go on", file=sys.stderr, flush=True)  # noqa: T201
+    # Workers see that their head is gone and end (workflow.execution.local); waiting for them would not help.
+    os._exit(128 + (signal.SIGTERM if issubclass(kind, _Terminated) else signal.SIGINT))

@@ -140,6 +140,11 @@ class Plan:
         """Hash of a user's function, as it was when first asked."""
         return user_function(self.analysis.physics_path, name)
 
+    @cache  # noqa: B019 -- as above
+    def label_code(self, name: str) -> str:
+        """Hash of a user's function with what plots show of it."""
+        return user_function(self.analysis.physics_path, name, labels=True)
+
 
 @cache
 def open_plan(analysis: str, overrides: tuple[str, ...]) -> Plan:
@@ -167,7 +172,12 @@ def _claim_name(name: str, folder: Path) -> None:
             )
         if owner == mine:
             return
-    atomic_write(register, json.dumps({"folder": mine}))
+    try:
+        atomic_write(register, json.dumps({"folder": mine}))
+    except OSError as error:
+        raise UserError(
+            f"The store {store_folder()} can't be written: {error.strerror}. Set EVENTFOLD_STORE to a folder that can."
+        ) from error
 
 
 def _expand(name: str, dataset: DataSet, folder: Path | None) -> list[str]:
@@ -205,11 +215,14 @@ def _inspect(places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], FileIde
     if unknown:
         from analysis.events import inspect_file
 
+        found = {}
         with ThreadPoolExecutor(max_workers=8) as pool:
             for place, record in zip(unknown, pool.map(lambda p: inspect_file(*p), unknown), strict=True):
                 result[place] = FileIdentity(**asdict(record))
-                known[f"{place[0]}:{place[1]}"] = {"stamp": _stamp(place[0]), "identity": asdict(record)}
-        atomic_write(memory, json.dumps(known))
+                found[f"{place[0]}:{place[1]}"] = {"stamp": _stamp(place[0]), "identity": asdict(record)}
+        # Read anew: another run may have added its own files meanwhile.
+        known = json.loads(memory.read_text()) if memory.exists() else {}
+        atomic_write(memory, json.dumps(known | found))
     return result
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from workflow.identity import ROOT
+
+RETRIES = 10
+LEFT_OVER = 24 * 3600
+"""Age in seconds from which a folder of a killed run is in nobody's way any more."""
 
 
 def store_folder() -> Path:
@@ -45,6 +51,7 @@ def staged(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         FileNotFoundError: The block ended without having written one of the names.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     stage = folder / f".stage-{uuid.uuid4().hex[:12]}"
     stage.mkdir()
     try:
@@ -53,9 +60,32 @@ def staged(folder: Path, names: Sequence[str]) -> Iterator[Path]:
             if not os.path.lexists(stage / name):
                 raise FileNotFoundError(f"{name} was not written (to {folder})")
         for name in names:
-            target = folder / name
-            if (stage / name).is_dir() and target.exists():
-                target.rename(stage / f"{name}.old")
-            (stage / name).rename(target)
+            _into_place(stage / name, folder / name)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _into_place(source: Path, target: Path) -> None:
+    """Rename a file or folder over what another run may have put there: the same content under the same identity."""
+    if not source.is_dir() or source.is_symlink():
+        source.replace(target)
+        return
+    for _ in range(RETRIES):
+        try:
+            source.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        # A folder can't be renamed over a full one: the old one goes aside, unless another run is faster.
+        with suppress(FileNotFoundError):
+            target.rename(source.with_name(f"{source.name}.{uuid.uuid4().hex[:8]}.old"))
+    raise FileExistsError(f"{target} is being replaced by other runs all the time")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what runs that were killed have left aside, once it is a day old."""
+    for stage in folder.glob(".stage-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - stage.stat().st_mtime > LEFT_OVER:
+                shutil.rmtree(stage, ignore_errors=True)

@@ -30,6 +30,12 @@ class Group:
     branches: tuple[int, ...]
     fingerprints: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """The group in a few words."""
+        numbers = ", ".join(str(branch) for branch in self.branches)
+        return f"{self.family} branch {numbers}"
+
 
 class Executor(Protocol):
     """Runs groups somewhere.
@@ -81,7 +87,12 @@ def run_group(group: Group) -> None:
                 f"{group.family}, branch {branch}: the code, the configuration or an input changed while the run was "
                 f"going on (identity {expected} is now {found}). Start the run again; what is complete stays."
             )
-    task.run_branches(list(group.branches))
+    try:
+        task.run_branches(list(group.branches))
+    except Exception as error:
+        labels = ", ".join(sorted({task.as_branch(branch).label for branch in group.branches}))
+        error.add_note(f"This happened in {group.name} ({labels}).")
+        raise
 
 
 class GroupProxy(law.workflow.base.BaseWorkflowProxy):

@@ -14,6 +14,7 @@ from typing import Any
 
 import law
 
+from analysis.errors import UserError
 from workflow.execution.executor import Group, GroupProxy, listen, run_group, worker_count
 
 SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -71,7 +72,7 @@ class LocalExecutor:
         """Run groups and yield each as it ends.
 
         Raises:
-            RuntimeError: A worker process died.
+            UserError: A worker process died.
         """
         self._say = say
         futures = {self._pool.submit(run_group, group): group for group in groups}
@@ -79,25 +80,17 @@ class LocalExecutor:
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
-        except KeyboardInterrupt:
-            self._kill()
-            raise
         except BrokenProcessPool as error:
             local_executor.cache_clear()
-            raise RuntimeError(
-                "a worker process was killed, perhaps for want of memory; what is complete stays, start the run again"
+            lost = ", ".join(sorted({g.name for f, g in futures.items() if f.done() and f.exception()}))
+            raise UserError(
+                f"A worker process was killed, perhaps for want of memory, while these were running or waiting: "
+                f"{lost}. What is complete stays; start the run again, with a smaller data.chunk if memory is short."
             ) from error
         finally:
             for future in futures:
                 future.cancel()
             self._say = None
-
-    def _kill(self) -> None:
-        """End all workers at once: what they have not finished is not there."""
-        local_executor.cache_clear()
-        for process in list(self._pool._processes.values()):
-            process.kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _warm_up(self, processes: int) -> None:
         """Start all processes now, while the environment says one thread."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
 from workflow.base import Task, read_json, write_json
+from workflow.tasks.export import ONNX_TOLERANCE, ExportEnsemble
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.tables import Sums, load_events, require_events
 
 if TYPE_CHECKING:
-    from analysis.evaluation import EvaluationSettings, ScoredEvents
+    from analysis.evaluation import EvaluationSettings, Scales, ScoredEvents
     from analysis.table import TableSettings
 
 
@@ -36,7 +37,7 @@ class EvaluateSlice:
         evaluation = EvaluationSettings(
             classes=config.class_names,
             signal=config.classes.signal,
-            collision=tuple(n for n, p in config.processes.items() if any(datasets[d].collision for d in p.data)),
+            collision=tuple(name for name in config.processes if config.is_collision(name)),
             features=dict(zip(config.feature_names, config.feature_objects, strict=True)),
             folds=config.folds.count,
             scheme=config.folds.scheme,
@@ -57,7 +58,7 @@ class EvaluateEnsemble(Task):
     libraries = ("numpy",)
 
     def requires(self) -> Any:
-        return require_scored(self, ("features", "factors"))
+        return {**require_scored(self, ("features", "factors")), "export": ExportEnsemble.req(self)}
 
     def slice(self, config: Configuration) -> EvaluateSlice:
         return EvaluateSlice.of(config, config.feature_names)
@@ -68,9 +69,31 @@ class EvaluateEnsemble(Task):
     def compute(self, out: Path) -> None:
         from analysis.evaluation import judge
 
-        dropped = read_json(self.requires()["pool"].path("pool") / "pool.json")["dropped"]
-        events, scales = load_scored(self.requires(), self.settings)
-        write_json(out / "evaluation.json", judge(events, scales, self.settings.evaluation, dropped))
+        requirements = self.requires()
+        pool = read_json(requirements["pool"].path("pool") / "pool.json")
+        events, scales = load_scored(requirements, self.settings)
+        summary = judge(events, scales, self.settings.evaluation, pool["dropped"])
+        summary["onnx"] = compare_onnx(requirements["export"].path("ensemble.onnx"), events, pool["features"])
+        write_json(out / "evaluation.json", summary)
+
+
+def compare_onnx(path: Path, events: ScoredEvents, features: Sequence[str]) -> dict[str, Any]:
+    """Compare the exported ensemble with the friend trees, over all selected events.
+
+    Raises:
+        RuntimeError: They differ by 1e-5 or more.
+    """
+    import numpy as np
+
+    from models.export import run_onnx
+
+    values, present = events.table.matrix(features)
+    found = run_onnx(path, values, present, events.fold.astype(np.int64))
+    gaps = [np.abs(a - b).max(initial=0) for a, b in zip(found, (events.routed, events.ensemble), strict=True)]
+    difference = float(max(gaps))
+    if not difference < ONNX_TOLERANCE:
+        raise RuntimeError(f"{path} differs from the scores of PyTorch by up to {difference}")
+    return {"largest_difference": difference, "events": len(events.table)}
 
 
 def require_scored(task: Task, groups: Sequence[str]) -> dict[str, Any]:
@@ -82,9 +105,9 @@ def require_scored(task: Task, groups: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def load_scored(requirements: dict[str, Any], settings: EvaluateSlice) -> tuple[ScoredEvents, dict[str, float]]:
-    """Read all selected events with their scores, and the factors that scale test events."""
-    from analysis.evaluation import attach_scores, test_scales
+def load_scored(requirements: dict[str, Any], settings: EvaluateSlice) -> tuple[ScoredEvents, Scales]:
+    """Read all selected events with their scores, and the factors that scale a part of them to all."""
+    from analysis.evaluation import Scales, attach_scores
 
     stores = {
         name: r for name, r in requirements.items() if name in ("inputs", "events", "features", "factors", "spectators")
@@ -96,4 +119,4 @@ def load_scored(requirements: dict[str, Any], settings: EvaluateSlice) -> tuple[
     chunks = stores["events"].get_branch_tasks().values() if "events" in stores else ()
     s = settings.evaluation
     events = attach_scores(table, [friends[t.branch_data.file] for t in chunks], s.classes, s.folds, s.salt)
-    return events, test_scales(table, totals, s.collision)
+    return events, Scales.of(table, totals, s)

@@ -88,6 +88,10 @@ class ComputeFeatures(Workflow):
         events = self.requires()["events"]
         return events.folder.parent.parent.parent / self.task_family / self.label / str(events.fingerprint)
 
+    @property
+    def provenance_name(self) -> str:
+        return f"provenance-{self.fingerprint}.json"
+
     def files(self) -> Sequence[str]:
         return tuple(self.columns.values())
 
@@ -96,12 +100,10 @@ class ComputeFeatures(Workflow):
         return {name: self.path(file) for name, file in self.columns.items()}
 
     def run(self) -> None:
-        """Compute the columns that are not there."""
-        self.write([self.columns[name] for name in self._missing()], f"provenance-{self.fingerprint}.json")
-
-    def _missing(self) -> list[str]:
-        """Columns that are not there; all, if they are to be made again."""
-        return [name for name, file in self.columns.items() if not self.path(file).exists()] or list(self.columns)
+        """Compute the columns that are not there; all, if they are to be made again."""
+        missing = [name for name, file in self.columns.items() if not self.path(file).exists()]
+        self.computed = missing or list(self.columns)
+        self.write([self.columns[name] for name in self.computed])
 
     def compute(self, out: Path) -> None:
         from analysis.columns import read_columns, write_columns
@@ -110,11 +112,11 @@ class ComputeFeatures(Workflow):
 
         s: FeatureSlice = self.settings
         events_task = self.requires()["events"]
-        source = source_of(s.layout, events_task.requires()["inputs"].events_path())
+        source = source_of(s.layout, events_task.requires()["inputs"])
         entries = read_columns(events_task.path("events.parquet"), ["entry"])["entry"]
         events = read(source).at(entries - source.start)
-        functions = {name: getattr(self.plan.analysis.physics, name) for name in s.names}
-        for name, column in compute(self._missing(), functions, events, source).items():
+        functions = {name: getattr(self.plan.analysis.physics, name) for name in self.computed}
+        for name, column in compute(self.computed, functions, events, source).items():
             write_columns(out / self.columns[name], {name: column})
 
 

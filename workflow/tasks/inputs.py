@@ -15,8 +15,9 @@ from workflow.tasks.simulate import SimulateEvents
 
 @dataclass(frozen=True)
 class Listed:
-    """Which tree to look at and where the sum of generated weights stands."""
+    """Which tree to look at and where the sum of generated weights stands, for the files of a data set."""
 
+    dataset: str
     tree: str
     generated: GeneratedSum | None
 
@@ -59,7 +60,7 @@ class ListInputs(Workflow):
     def slice(self, config: Configuration) -> Listed:
         dataset = self.branch_data.dataset
         generated = config.generated_of(dataset)
-        return Listed(config.tree_of(dataset), generated if isinstance(generated, GeneratedSum) else None)
+        return Listed(dataset, config.tree_of(dataset), generated if isinstance(generated, GeneratedSum) else None)
 
     def outside(self) -> Any:
         return self.branch_data.identity

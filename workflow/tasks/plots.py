@@ -51,6 +51,10 @@ class PlotResults(Task):
             luminosity=config.weights.luminosity,
         )
 
+    def outside(self) -> Any:
+        # Labels and units stand in physics.py; the columns' own identities leave them out.
+        return {name: self.plan.label_code(name) for name in self.settings.scored.table.columns}
+
     def files(self) -> Sequence[str]:
         return ("plots/",)
 
@@ -86,7 +90,7 @@ class PlotResults(Task):
             settings,
             events.table,
             Scores(events.ensemble, network_scores(ensemble, events, e.signal), events.fold),
-            test_scale=scales,
+            test_scale={name: scale or 0.0 for name, scale in scales.test.items()},
             metrics=evaluation["metrics"],
             histories=[history(member) for member in ensemble.members],
             categories={name: c["auc"]["weighted"] for name, c in evaluation["categories"].items()},
@@ -108,9 +112,7 @@ def network_scores(ensemble: Any, events: Any, signal: str) -> Any:
 
     from models.ensemble import predict
 
-    columns = [events.table.columns[name] for name in ensemble.signature.features]
-    values = np.stack([np.ma.filled(c, 0) for c in columns], axis=1).astype(np.float32)
-    present = np.stack([~np.ma.getmaskarray(c) for c in columns], axis=1)
+    values, present = events.table.matrix(ensemble.signature.features)
     scores = predict(ensemble, values, present)[:, :, ensemble.signature.classes.index(signal)]
     return np.stack([scores[ensemble.folds == fold].mean(axis=0) for fold in np.unique(ensemble.folds)])
 

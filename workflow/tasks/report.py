@@ -16,6 +16,7 @@ from typing import Any
 import luigi
 
 from analysis.config import Configuration
+from analysis.errors import UserError
 from workflow.base import Task, read_json, source_version, write_json
 from workflow.identity import ROOT, canonical
 from workflow.store import results_folder
@@ -25,6 +26,9 @@ from workflow.tasks.plots import PlotResults
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.statistics import WriteStatistics
 from workflow.tasks.tables import load_cutflows, require_events
+
+PUBLISHING_FAILED = 60
+"""Exit code of a run that had nothing to do and could not publish."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,9 @@ class Report(Task):
         return ReportSlice(config)
 
     def outside(self) -> Any:
-        # The page's template is part of the code, but no Python.
-        return {path.name: path.read_text() for path in sorted((ROOT / "analysis" / "templates").iterdir())}
+        # The page's template is part of the code, but no Python; files lend their names to links and warnings.
+        templates = {path.name: path.read_text() for path in sorted((ROOT / "analysis" / "templates").glob("*.j2"))}
+        return {"templates": templates, "files": [(file.dataset, file.key) for file in self.plan.files]}
 
     def files(self) -> Sequence[str]:
         linked = ("ensemble.onnx", "histograms.json", "workspace.json", "plots/", "scores/")
@@ -75,6 +80,13 @@ class Report(Task):
         content = report_content(self.settings.config, summary, run, load_cutflows(requirements), requirements["plots"])
         (out / "report.html").write_text(render(content))
 
+    def run(self) -> None:
+        super().run()
+        try:
+            self.publish()
+        except OSError as error:
+            raise UserError(f"{results_folder()}: the results could not be published there: {error}") from error
+
     def _summary(self, requirements: dict[str, Any]) -> dict[str, Any]:
         """`summary.json`: all that is deterministic."""
         config: Configuration = self.settings.config
@@ -84,8 +96,7 @@ class Report(Task):
             "title": config.title or config.name,
             "fingerprint": str(self.fingerprint),
             **evaluation,
-            "onnx": read_json(requirements["export"].path("check.json")),
-            "warnings": warnings_of(config, [f.key for f in self.plan.files if f.entries == 0]),
+            "warnings": warnings_of(config, evaluation, [f.key for f in self.plan.files if f.entries == 0]),
         }
 
     def _run(self, requirements: dict[str, Any]) -> dict[str, Any]:
@@ -142,11 +153,15 @@ class Report(Task):
         sys.stdout.flush()
 
 
-@Report.event_handler(luigi.Event.SUCCESS)
 @Report.event_handler(luigi.Event.DEPENDENCY_PRESENT)
 def _publish(task: Report) -> None:
-    """Every successful run publishes, also one that had nothing to do."""
-    task.publish()
+    """A run that has nothing to do publishes too. luigi swallows what a handler raises: the process ends here then."""
+    try:
+        task.publish()
+    except OSError as error:
+        sys.stderr.write(f"\nerror: {results_folder()}: the results could not be published there: {error}\n")
+        sys.stderr.flush()
+        os._exit(PUBLISHING_FAILED)
 
 
 def report_content(
@@ -177,9 +192,15 @@ def report_content(
     )
 
 
-def warnings_of(config: Configuration, empty: Sequence[str]) -> list[str]:
+def warnings_of(config: Configuration, evaluation: dict[str, Any], empty: Sequence[str]) -> list[str]:
     """What a reader of the report has to know, beside what the report itself finds in the summary."""
     found = [f"{name} has no entries." for name in empty]
+    for name, process in evaluation["yields"].items():
+        if process["test_scale"] is None and process["entries"]:
+            found.append(
+                f"Process {name} has no test events whose weights sum to more than 0: it is missing in "
+                "templates, plots and significance."
+            )
     if not config.identity.columns:
         found.append(
             "The events have no event numbers: each is known by its file's base name and its entry, so that renaming a "
@@ -197,8 +218,8 @@ def provenance(requirements: dict[str, Any]) -> Iterator[tuple[Any, dict[str, An
         if getattr(task, "is_workflow", lambda: False)():
             waiting += task.get_branch_tasks().values()
             continue
-        if task.folder not in seen:
-            seen.add(task.folder)
-            for path in sorted(task.folder.glob("provenance*.json")):
-                yield task, read_json(path)
+        record = task.path(task.provenance_name)
+        if record not in seen:
+            seen.add(record)
+            yield task, read_json(record)
             waiting += luigi.task.flatten(task.requires())

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
 from workflow.base import Workflow, branches_of, write_json
 from workflow.plan import EntryRange
 from workflow.tasks.inputs import ListInputs
+
+if TYPE_CHECKING:
+    from analysis.events import Format, Source
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Layout:
     """How a data set's files are read."""
 
     tree: str
-    layout: str
+    layout: Format
     sentinels: dict[str, float]
     start: int
     stop: int
@@ -100,7 +103,7 @@ class SelectEvents(Workflow):
 
         s: SelectSlice = self.settings
         selected = select(
-            source_of(s.layout, self.requires()["inputs"].events_path()),
+            source_of(s.layout, self.requires()["inputs"]),
             SelectionSettings(
                 sample=s.sample,
                 file_key=s.file_key,
@@ -125,8 +128,10 @@ class SelectEvents(Workflow):
         )
 
 
-def source_of(layout: Layout, path: str) -> Any:
+def source_of(layout: Layout, inputs: ListInputs) -> Source:
     """The range of entries that a layout describes, in a file."""
     from analysis.events import Source
 
-    return Source(path, layout.tree, layout.layout, layout.start, layout.stop, layout.sentinels)  # type: ignore[arg-type]
+    identity = inputs.branch_data.identity
+    uuid = "" if identity is None else identity.uuid
+    return Source(inputs.events_path(), layout.tree, layout.layout, layout.start, layout.stop, layout.sentinels, uuid)

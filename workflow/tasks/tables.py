@@ -50,9 +50,13 @@ def require_events(task: Task, datasets: Sequence[str], groups: Sequence[str]) -
     if chunks:
         chosen = branches_of(chunks, len(plan.chunks))
         requirements["events"] = SelectEvents.req(task, branch=-1, **chosen)
+        # Factors correct simulation; collision data may lack the branches that they need.
+        simulated = plan.chunks_of(d for d in datasets if not plan.config.data.datasets[d].collision)
         for group in groups:
-            if names_of(plan.config, group):
-                requirements[group] = ComputeFeatures.req(task, branch=-1, group=group, **chosen)
+            own = simulated if group == "factors" else chunks
+            if own and names_of(plan.config, group):
+                part = branches_of(own, len(plan.chunks))
+                requirements[group] = ComputeFeatures.req(task, branch=-1, group=group, **part)
     return requirements
 
 
@@ -73,7 +77,8 @@ def load_events(
     for number, task in branches.items():
         columns: dict[str, Path] = {}
         for group in groups:
-            columns |= group.get_branch_tasks()[number].column_paths()
+            if number in group.branch_map:
+                columns |= group.get_branch_tasks()[number].column_paths()
         file = task.branch_data.file
         chunks.append(Chunk(file.dataset, file.key, task.path("events.parquet"), columns))
     counted = [

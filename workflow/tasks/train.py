@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.config import Configuration
 from analysis.errors import UserError
 from models.settings import ModelSettings, TrainingSettings
-from workflow.base import Workflow
+from workflow.base import Meter, Workflow
 from workflow.execution.executor import say
 from workflow.tasks.folds import PrepareFolds
 
@@ -71,9 +71,11 @@ class TrainFolds(Workflow):
 
     def run_branches(self, branches: Sequence[int]) -> None:
         tasks = [self.as_branch(branch) for branch in branches]
-        for task, network in zip(tasks, train_stack(tasks), strict=True):
+        meter = Meter()
+        networks = train_stack(tasks)
+        for task, network in zip(tasks, networks, strict=True):
             task.network = network
-            task.run()
+            task.write(task.files(), before=meter.read().share(len(tasks)))
 
     def compute(self, out: Path) -> None:
         from models.ensemble import save_member
