@@ -132,16 +132,16 @@ def _open(path: str) -> Any:
         raise UserError(f"{path} could not be opened as a ROOT file: {first}") from error
 
 
-def _tree_key(file: Any, path: str, tree: str) -> str:
+def _tree_key(file: Any, path: str, tree: str, key: str = "data.tree or the data set's `tree`") -> str:
     """Find the key of a tree by its name; a name may itself hold a semicolon, so cycles are cut off from the right."""
     cycles: dict[str, int] = {}
-    for key, classname in file.classnames().items():
-        name, _, cycle = key.rpartition(";")
+    for stored, classname in file.classnames().items():
+        name, _, cycle = stored.rpartition(";")
         if classname in _TREES:
             cycles[name] = max(int(cycle), cycles.get(name, 0))
     if tree not in cycles:
         hint = nearest(tree, cycles) or "There is no tree in it at all."
-        raise UserError(f"{path} holds no tree {tree!r}. {hint} Correct the key data.tree or the data set's `tree`.")
+        raise UserError(f"{path} holds no tree {tree!r}. {hint} Correct the key {key}.")
     return f"{tree};{cycles[tree]}"
 
 
@@ -189,12 +189,21 @@ class Events:
     def __getstate__(self) -> Any:
         raise TypeError("Events are read where they are used; pass their Source on instead")
 
+    @property
+    def entries(self) -> npt.NDArray[np.int64]:
+        """Entry in the file of each event, int64 [N]."""
+        positions = np.arange(len(self._array), dtype=np.int64) if self._kept is None else self._kept
+        return positions + self._source.start
+
     def _read(self, name: str) -> Any:
         source = self._source
         if name not in self._array.fields:
-            raise UserError(
-                f"{source.path}, tree {source.tree!r}: there is no branch {name!r}. {nearest(name, self.fields)}"
-            )
+            collection, _, inner = name.partition("_")
+            if collection in self._array.fields and inner in self._array[collection].fields:
+                return self[collection][inner]  # MET_pt, as the branch is called in the file
+            grouped = [f"{group}.{inner}" for group in self.fields for inner in self._array[group].fields]
+            hint = nearest(name.replace("_", "."), grouped) if collection in self.fields else nearest(name, self.fields)
+            raise UserError(f"{source.path}, tree {source.tree!r}: there is no branch {name!r}. {hint}")
         column = self._array[name]
         if self._kept is not None:
             column = column[self._kept]
@@ -275,7 +284,7 @@ def read_generated(path: str, place: GeneratedSum | None) -> float | None:
                 raise UserError(f"{path} holds no histogram {place.histogram!r}. {hint} Correct data.generated.")
             values = file[place.histogram].values(flow=True)
         else:
-            tree = file[_tree_key(file, path, str(place.tree))]
+            tree = file[_tree_key(file, path, str(place.tree), "data.generated.tree")]
             if place.branch not in tree.keys():
                 raise UserError(
                     f"{path}, tree {place.tree!r}: there is no branch {place.branch!r}. "

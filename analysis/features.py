@@ -71,14 +71,17 @@ def compute(
         try:
             column = to_option(result, len(events))
         except (ValueError, TypeError) as error:
-            raise UserError(f"Feature {name}(events) {error}") from error
+            raise UserError(
+                f"Feature {name}(events) {error} ({source.path}, entries {source.start} to {source.stop}). Correct the "
+                "function in physics.py."
+            ) from error
         bad = np.flatnonzero(~np.isfinite(np.ma.getdata(column)) & ~np.ma.getmaskarray(column))
         if len(bad):
             raise UserError(
                 f"Feature {name}: {len(bad)} of {len(events)} values are infinite or NaN, the first "
-                f"({np.ma.getdata(column)[bad[0]]}) at selected event {bad[0]} of {source.path}, entries "
-                f"{source.start} to {source.stop}. What is not there is None (ak.mask), not NaN; declare a sentinel of "
-                "the file under data.sentinels."
+                f"({np.ma.getdata(column)[bad[0]]}) at entry {events.entries[bad[0]]} of {source.path}. "
+                "What is not there is None (ak.mask), not NaN; declare a sentinel of the "
+                "file under data.sentinels."
             )
         columns[name] = column
     return columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,10 @@ def call(name: str, function: Function, events: Events, source: Source) -> Any:
         UserError: The function failed.
     """
     try:
-        return function(events)
+        with warnings.catch_warnings():
+            # A logarithm of zero and its like are reported with file and entry where the values are checked.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return function(events)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except Exception as error:
@@ -48,14 +52,17 @@ def call_mask(name: str, function: Function, events: Events, source: Source) -> 
         result = ak.Array(returned)
     except TypeError as error:
         raise UserError(
-            f"{name}(events) returned {returned!r} for {len(events)} events; one bool per event was expected."
+            f"{name}(events) returned {returned!r} for {len(events)} events of {source.path}; one bool per event "
+            "was expected."
         ) from error
     if result.ndim != 1 or len(result) != len(events):
         raise UserError(
-            f"{name}(events) returned {ak.without_parameters(result).type} for {len(events)} events; one bool per "
-            "event was expected."
+            f"{name}(events) returned {ak.without_parameters(result).type} for {len(events)} events of "
+            f"{source.path}; one bool per event was expected."
         )
     values = ak.to_numpy(ak.fill_none(result, False))
     if values.dtype != np.bool_:
-        raise UserError(f"{name}(events) returned values of type {values.dtype}; one bool per event was expected.")
+        raise UserError(
+            f"{name}(events) returned values of type {values.dtype} for {source.path}; one bool per event was expected."
+        )
     return np.asarray(values, dtype=np.bool_)

@@ -174,9 +174,11 @@ def _processes(events: Events, source: Source, settings: SelectionSettings) -> n
     if np.any(count != 1):
         entry = int(np.flatnonzero(count != 1)[0])
         found = [name for i, name in enumerate(settings.processes) if matches[i, entry]]
+        branches = dict.fromkeys(branch for conditions in settings.processes.values() for branch in conditions)
+        values = ", ".join(f"{b} = {_plain(events, source, b, '`where`')[entry]}" for b in branches)
         raise UserError(
-            f"{source.path}, entry {source.start + entry}: belongs to {found or 'no process'}, but to exactly one of "
-            f"{list(settings.processes)} was expected. Correct `where` of these processes."
+            f"{source.path}, entry {source.start + entry} ({values}): belongs to {' and '.join(found) or 'no process'}"
+            f", but exactly one of {', '.join(settings.processes)} was expected. Correct `where` of these processes."
         )
     return np.asarray(np.argmax(matches, axis=0), dtype=np.int64)
 
@@ -196,7 +198,10 @@ def _generator_weight(events: Events, source: Source, settings: SelectionSetting
 
 def _plain(events: Events, source: Source, branch: str, key: str) -> npt.NDArray[Any]:
     """Read a branch that the configuration names under a key, with one number for every event."""
-    column = ak.Array(events[branch])
+    try:
+        column = ak.Array(events[branch])
+    except UserError as error:
+        raise UserError(f"{error} Correct {key}.") from error
     values = ak.to_numpy(column) if column.ndim == 1 and not column.fields else None
     if values is None or values.dtype.kind not in "biuf":
         found = ak.without_parameters(column).type.content

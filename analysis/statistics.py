@@ -331,9 +331,10 @@ def pyhf_workspace(
     backgrounds: pyhf makes them relative to the sum of what shares them, and relative to signal plus background the
     background of a bin rich in signal would be far too certain at mu = 0.
 
-    A likelihood takes neither negative expectations nor a background of zero: bins whose background does not sum to a
-    positive number join their neighbour on the low side (at the low end, the one above), then a process's negative
-    bins are set to zero, keeping their uncertainty; how much that adds stands in `Workspace.clipped`.
+    Bins join their neighbours, from the high-score side, until each holds enough simulated background, by the rule of
+    `merge_bins` that the significance follows too; where no bin does, one bin holds all. A likelihood takes no negative
+    expectations: a process's negative bins are set to zero, keeping their uncertainty; how much that adds stands in
+    `Workspace.clipped`.
 
     Args:
         histograms: One per process, all with the same edges, normalised to luminosity.
@@ -348,14 +349,12 @@ def pyhf_workspace(
     """
     _check_processes(histograms, signals, data, luminosity_uncertainty)
     backgrounds = [h for name, h in histograms.items() if name not in signals]
-    bounds = merge_bins(
-        np.sum([h.values for h in backgrounds], axis=0),
-        np.sum([h.variances for h in backgrounds], axis=0),
-        minimum_effective=0.0,
-        maximum_relative_error=np.inf,
-    )
-    if not len(bounds):
+    values = np.sum([h.values for h in backgrounds], axis=0)
+    if not values.sum() > 0:
         raise ValueError("the weights of all backgrounds together do not have a positive sum: no likelihood without")
+    bounds = merge_bins(values, np.sum([h.variances for h in backgrounds], axis=0))
+    if not len(bounds):
+        bounds = np.array([0, len(values)], dtype=np.intp)
 
     samples = []
     clipped = {}

@@ -150,6 +150,16 @@ def test_a_sentinel_of_no_branch_is_an_error(path: str) -> None:
         open_all(path, mett=-999.0)
 
 
+def test_branches_of_a_collection_may_be_called_as_in_the_file(write_root: WriteRoot) -> None:
+    values = np.arange(4, dtype=np.float32)
+    path = write_root({"MET_pt": values, "MET_phi": values, "event": np.arange(4, dtype=np.int64)}, tree="Events")
+    events = read(Source(path, "Events", "nanoaod", 1, 4, {}))
+    assert events["MET_pt"].tolist() == events.MET.pt.tolist() == [1, 2, 3]
+    assert events.at(np.array([2])).entries.tolist() == [3]
+    with pytest.raises(UserError, match=r"no branch 'MET_phii'\. .*MET\.pt"):
+        events["MET_phii"]
+
+
 def test_sentinel_has_the_precision_of_its_branch(write_root: WriteRoot) -> None:
     """A sentinel that no float32 holds exactly is still found in a float32 branch; in an integer branch, too."""
     path = write_root({"x": np.array([-0.1, 0.1], np.float32), "n": np.array([-99, 99], np.int32)})

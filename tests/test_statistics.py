@@ -277,7 +277,7 @@ def test_workspace_is_valid_and_fits_its_asimov_data(luminosity: float | None) -
 def test_the_workspace_gives_the_background_its_own_uncertainty() -> None:
     import pyhf
 
-    s, b, error = [1.0, 4.0, 9.0], [50.0, 20.0, 6.0], 2.0
+    s, b, error = [1.0, 4.0, 9.0], [50.0, 20.0, 12.0], 2.0
     histograms = {"higgs": template(s, 0.01), "top": template(b, error)}
     workspace = pyhf.Workspace(statistics.pyhf_workspace(histograms, ["higgs"]).spec)
     model = workspace.model()
@@ -299,7 +299,7 @@ def test_the_workspace_gives_the_background_its_own_uncertainty() -> None:
         n = s_i + b_i
         best = optimize.minimize_scalar(minus_log, bounds=(0.1, 10), args=(b_i, n), options={"xatol": 1e-10})
         expected += 2 * (best.fun - (n - xlogy(n, n)))
-    # One parameter per bin for signal and background together would give 3.00 instead of 2.49.
+    # One parameter per bin for signal and background together would make the background of the last bin too certain.
     assert np.sqrt(q0) == pytest.approx(np.sqrt(expected), rel=1e-3)
     assert np.sqrt(q0) < statistics.asimov_significance(s, b)
 
@@ -315,6 +315,17 @@ def test_collision_data_keep_all_events_where_bins_without_background_merge() ->
     np.testing.assert_allclose(samples["top"]["modifiers"][0]["data"], np.sqrt([0.5, 0.5]))
     assert workspace.clipped == {}
     assert workspace.spec["measurements"][0]["name"] == "run2"
+
+
+def test_a_bin_with_too_few_simulated_events_makes_no_discovery() -> None:
+    """One background event of a small weight in the last bin: the signal would stand out there without reason."""
+    top = statistics.Histogram(np.linspace(0, 1, 5), np.array([900.0, 400.0, 100.0, 0.1]),
+                               np.array([90.0, 40.0, 10.0, 0.01]), np.array([9000, 4000, 1000, 1]))  # fmt: skip
+    workspace = statistics.pyhf_workspace({"higgs": template([1.0, 2.0, 5.0, 8.0]), "top": top}, ["higgs"])
+    assert workspace.edges == (0.0, 0.25, 0.5, 1.0)
+    small = statistics.Histogram(top.edges, top.values, top.values**2, np.ones(4, dtype=np.int64))
+    alone = statistics.pyhf_workspace({"higgs": template([1.0, 2.0, 5.0, 8.0]), "top": small}, ["higgs"])
+    assert alone.edges == (0.0, 1.0)
 
 
 def test_models_that_make_no_sense_are_an_error() -> None:

@@ -7,6 +7,7 @@ it requires; its fingerprint follows, and with it the folder of its outputs. Its
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -27,6 +28,7 @@ import luigi
 from analysis.config import EXAMPLES, Configuration
 from analysis.errors import UserError, nearest
 from workflow.execution.dask import DaskWorkflow
+from workflow.execution.executor import say
 from workflow.execution.local import LocalWorkflow
 from workflow.identity import FORMAT, ROOT, canonical, fingerprint, library_versions, step_code, user_function
 from workflow.messages import show_user_errors
@@ -58,6 +60,12 @@ class OverridesParameter(luigi.Parameter):
     @classmethod
     def _parser_kwargs(cls, param_name: str, task_name: str | None = None) -> dict[str, Any]:
         return {**super()._parser_kwargs(param_name, task_name), "action": "append"}
+
+
+def _say_where(task: Any) -> None:
+    """The step that was asked for says where its outputs are, also if there was nothing to do."""
+    if isinstance(task, Task) and task == law.parser.root_task():
+        task.conclude()
 
 
 class WorkflowParameter(luigi.Parameter):
@@ -144,6 +152,11 @@ class Task(law.Task):
         """What lines of progress call this step."""
         return str(self.task_family)
 
+    def conclude(self) -> None:
+        """Tell the user where the outputs are, when this is what was asked for and it is complete."""
+        sys.stdout.write(f"{self.task_family} is complete: {store_folder() / self.task_family}\n")
+        sys.stdout.flush()
+
     # What follows from that
 
     @property
@@ -213,7 +226,10 @@ class Task(law.Task):
 
     def run(self) -> None:
         """Make the outputs and record how."""
+        meter = Meter()
         self.write([name.rstrip("/") for name in self.files()])
+        if multiprocessing.parent_process() is None:
+            say(f"{self.title}: done in {meter.read().wall:.1f} s")
 
     def write(self, names: Sequence[str], before: Cost | None = None) -> None:
         """Compute aside, make sure that the code is still the one of the identity, then move the outputs into place.
@@ -257,6 +273,10 @@ class Task(law.Task):
             "versions": {name: version(name) for name in RECORDED},
             "code": source_version(),
         }
+
+
+Task.event_handler(luigi.Event.SUCCESS)(_say_where)
+Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_say_where)
 
 
 @dataclass(frozen=True)

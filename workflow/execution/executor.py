@@ -95,6 +95,10 @@ def run_group(group: Group) -> None:
         raise
 
 
+_failures: list[UserError] = []
+"""A run that has met a mistake starts no further step: the same mistake would be said once for each."""
+
+
 class GroupProxy(law.workflow.base.BaseWorkflowProxy):
     """Hands the branches of a workflow that are not complete to an executor, in groups, and shows progress."""
 
@@ -116,6 +120,10 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
         pending = {b: task for b, task in self.task.get_branch_tasks().items() if not task.complete()}
         if not pending:
             return
+        if _failures:
+            raise _failures[0]
+        # A mistake in physics.py shows before the first branch runs, not when one happens to need it.
+        self.task.plan.analysis.physics  # noqa: B018
         executor = self.executor()
         parameters = tuple((k, v) for k, v in self.task.to_str_params().items() if k not in ("branch", "branches"))
         groups = [
@@ -128,10 +136,14 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
             for branches in self.task.group_branches(list(pending), executor.slots)
         ]
         progress = _Bar(self.task.title, len(pending))
-        for group in executor.submit(groups, progress.say):
-            for branch in group.branches:
-                pending[branch].mark_complete()
-            progress.advance(len(group.branches))
+        try:
+            for group in executor.submit(groups, progress.say):
+                for branch in group.branches:
+                    pending[branch].mark_complete()
+                progress.advance(len(group.branches))
+        except UserError as error:
+            _failures.append(error)
+            raise
         progress.close()
 
 

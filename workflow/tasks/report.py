@@ -87,6 +87,9 @@ class Report(Task):
         except OSError as error:
             raise UserError(f"{results_folder()}: the results could not be published there: {error}") from error
 
+    def conclude(self) -> None:
+        """`publish` has said it."""
+
     def _summary(self, requirements: dict[str, Any]) -> dict[str, Any]:
         """`summary.json`: all that is deterministic."""
         config: Configuration = self.settings.config
@@ -196,6 +199,8 @@ def warnings_of(config: Configuration, evaluation: dict[str, Any], empty: Sequen
     """What a reader of the report has to know, beside what the report itself finds in the summary."""
     found = [f"{name} has no entries." for name in empty]
     for name, process in evaluation["yields"].items():
+        if process["entries"] == 0:
+            found.append(f"No event of process {name} passes the selection.")
         if process["test_scale"] is None and process["entries"]:
             found.append(
                 f"Process {name} has no test events whose weights sum to more than 0: it is missing in "

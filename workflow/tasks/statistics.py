@@ -57,6 +57,7 @@ class WriteStatistics(Task):
                 "score": f"score_{s.scored.evaluation.signal}_ensemble",
                 "templates": {name: histogram.to_json() for name, histogram in templates.items()},
                 "data": None if data is None or s.blinded else data.to_json(),
+                "observed": "Asimov" if data is None or s.blinded else "data",
                 "clipped": workspace.clipped,
             },
         )
