@@ -9,6 +9,8 @@ Petroff (arXiv:2107.02270), chosen to be told apart by people with a colour visi
 from __future__ import annotations
 
 import io
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +23,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy import stats
 
 from analysis.errors import UserError
@@ -67,8 +69,19 @@ DPI = 100
 DATA_COLOR = "#000000"
 _SMALL = (4.3, 3.5)
 _MARGINS: Margins = (0.62, 0.47, 0.12, 0.3)
+_STACK_MARGINS: Margins = (0.75, 0.47, 0.12, 0.3)
 _TIGHT: Margins = (0.62, 0.47, 0.12, 0.1)
 _CURVE_POINTS = 500
+_SYMBOLS = {
+    "ell": "ℓ",
+    "lambda": "λ",
+    "Lambda": "Λ",
+    "to": "→",
+    "rightarrow": "→",
+    "pm": "±",
+    "cdot": "·",
+    "times": "×",
+}
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,12 @@ class Variable:
     def axis(self) -> str:
         """Label with unit."""
         return _text(self.label) + (f" [{_text(self.unit)}]" if self.unit else "")
+
+    @property
+    def heading(self) -> str:
+        """Label as plain text, with the name that the code knows it by."""
+        label = _plain(self.label)
+        return self.name if label in ("", self.name) else f"{label} ({self.name})"
 
 
 @dataclass(frozen=True)
@@ -331,7 +350,7 @@ def feature_distributions(
     label: Integers,
     weight: FloatArray,
     classes: Sequence[Group],
-    bins: int = 30,
+    bins: int = 40,
 ) -> list[Plot]:
     """Draw how each feature is distributed in each class, one figure per feature.
 
@@ -360,7 +379,8 @@ def _distribution(
     values = np.asarray(np.ma.getdata(column), dtype=np.float64)
     edges = _edges([values[present & (label == c)] for c in range(len(classes))], bins)
     numbers: dict[str, Any] = {"edges": edges.tolist(), "classes": {}}
-    with _figure(_SMALL, margins=(0.62, 0.47, 0.12, 0.25 + 0.16 * ((len(classes) + 1) // 2))) as (figure, ax):
+    width = np.diff(edges)
+    with _figure(_SMALL, margins=(0.7, 0.47, 0.12, 0.25 + 0.16 * ((len(classes) + 1) // 2))) as (figure, ax):
         for c, group in enumerate(classes):
             mine = label == c
             magnitude = np.abs(weight[mine])
@@ -370,11 +390,10 @@ def _distribution(
             entry: dict[str, Any] = {"absent": absent, "events": int(mine.sum()), "density": None, "uncertainty": None}
             text = _text(group.title) + ("" if not absent else f", absent: {_percent(absent)}")
             if area > 0:
-                density = total / area / np.diff(edges)
-                error = np.sqrt(variance) / area / np.diff(edges)
-                entry |= {"density": density.tolist(), "uncertainty": error.tolist()}
-                _step(ax, density, edges, group, text)
-                _error_band(ax, density, error, edges, group)
+                fraction, error = total / area, np.sqrt(variance) / area
+                entry |= {"density": (fraction / width).tolist(), "uncertainty": (error / width).tolist()}
+                _step(ax, fraction, edges, group, text)
+                _error_band(ax, fraction, error, edges, group)
             else:
                 ax.plot([], [], color=group.color, label=text if absent == 1 else f"{text} (Σw ≤ 0: not drawn)")
             numbers["classes"][group.name] = entry
@@ -382,16 +401,18 @@ def _distribution(
         drawn = any(entry["density"] for entry in numbers["classes"].values())
         ax.set_ylim((min(0.0, ax.get_ylim()[0]), None) if drawn else (0.0, 1.0))
         ax.minorticks_off()
-        ax.ticklabel_format(axis="y", scilimits=(-2, 4))
-        ax.yaxis.get_offset_text().set_x(-0.15)  # beside the legend, not behind it
+        # Fractions per bin are never far from one: no power of ten has to stand above the axis.
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        _whole_ticks(ax, edges)
         ax.set_xlabel(variable.axis)
-        ax.set_ylabel("fraction of events / bin width")
+        ax.set_ylabel(_per_bin("fraction of events", edges, variable.unit))
         ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, fontsize=7.5, columnspacing=1.0)
     return Plot(
         name=f"feature_{variable.name}",
         section="features",
-        title=variable.name,
-        caption="Weighted, each class with unit area; entries beyond the axis are in the first and last bin.",
+        title=variable.heading,
+        caption="Weighted, the bins of each class adding up to one; entries beyond the axis are in the first and last "
+        "bin.",
         figure=figure,
         numbers=numbers,
     )
@@ -478,7 +499,7 @@ def learning_curves(histories: Sequence[Mapping[str, Any]]) -> Plot:
             ``validation_loss`` and ``learning_rate`` per epoch (lists; losses in nats), and ``best_epoch``.
     """
     folds = sorted({int(h["fold"]) for h in histories})
-    colors = dict(zip(folds, _palette(len(folds)), strict=True))
+    colors = dict(zip(folds, _hues(len(folds)), strict=True))
     several = len(histories) > len(folds)
     with _figure((7.2, 4.6), rows=(4, 1), margins=_TIGHT) as (figure, (ax, below)):
         for history in histories:
@@ -522,7 +543,7 @@ def roc(
     folds: Sequence[ScoredSample],
     scheme: str = "rotating",
 ) -> Plot:
-    """Draw signal efficiency against background rejection: signal against all other classes, weighted.
+    """Draw 1 − background efficiency against signal efficiency: signal against all other classes, weighted.
 
     Args:
         test: Held-out test events with the ensemble's score.
@@ -548,7 +569,7 @@ def roc(
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.005)
         ax.set_xlabel("signal efficiency")
-        ax.set_ylabel("background rejection (1 − efficiency)")
+        ax.set_ylabel("1 − background efficiency")
         ax.legend(loc="lower left")
     return Plot(
         name="roc",
@@ -640,7 +661,7 @@ def overtraining(
             ax.set_title(smallest, loc="right", fontsize=8)
             ax.set_xlim(0, 1)
             heights = np.array([x for part in ("training", "out_of_fold") for x in numbers[part]["density"] or []])
-            _log_limits(ax, heights, room=0.12)
+            _log_limits(ax, heights, _lowest(heights), room=0.12)
             ax.set_xlabel("signal score")
             ax.set_ylabel("fraction of events / bin width")
             ax.legend(loc="upper right" if not group.signal else "upper left")
@@ -739,6 +760,7 @@ def stacked_score(stack: Stack, bins: int) -> Plot:
         edges=edges,
         hidden=hidden,
         caption=caption,
+        selection="",
     )
 
 
@@ -760,7 +782,9 @@ def stacked_variable(stack: Stack, variable: Variable, values: Masked, bins: int
     caption = (
         "Test events, scaled to the expected yield of each process; the outer bins hold what lies beyond the axis."
     )
+    selection = ""
     if stack.has_data and stack.blind_above is not None:
+        selection = f"signal score ≤ {stack.blind_above:g}"
         kept = stack.score <= stack.blind_above
         rows = {name: getattr(stack, name)[kept] for name in ("process", "weight", "score")}
         stack = replace(stack, **rows)
@@ -769,7 +793,7 @@ def stacked_variable(stack: Stack, variable: Variable, values: Masked, bins: int
     values = np.ma.asarray(values)
     edges = _edges([np.asarray(np.ma.compressed(values), dtype=np.float64)], bins)
     hidden = np.zeros(len(edges) - 1, dtype=np.bool_)
-    return _stacked(stack, variable, values, edges=edges, hidden=hidden, caption=caption)
+    return _stacked(stack, variable, values, edges=edges, hidden=hidden, caption=caption, selection=selection)
 
 
 def _stacked(
@@ -780,6 +804,7 @@ def _stacked(
     edges: FloatArray,
     hidden: BoolArray,
     caption: str,
+    selection: str,
 ) -> Plot:
     present = ~np.ma.getmaskarray(column)
     values = np.asarray(np.ma.getdata(column), dtype=np.float64)
@@ -810,7 +835,7 @@ def _stacked(
         numbers["blind_above"] = stack.blind_above
 
     size, rows = ((6.2, 5.6), (3, 1)) if data else ((6.2, 4.6), (1,))
-    with _figure(size, rows, _MARGINS) as (figure, axes):
+    with _figure(size, rows, _STACK_MARGINS) as (figure, axes):
         ax = axes[0] if data else axes
         _draw_stack(ax, simulated, sums, edges)
         mplhep.histplot(
@@ -843,19 +868,25 @@ def _stacked(
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
             )
         seen = total if data is None else np.append(total, data.count[~data.hidden])
-        _log_limits(ax, seen, room=0.3)
+        signal = np.sum([sums[g.name] for g in simulated if g.signal] or [np.zeros(bins)], axis=0)
+        peaks = np.array([heights.max() for heights in sums.values()])
+        # The smallest process shows a third of a decade of its peak, or more.
+        _log_limits(ax, seen, min(_lowest(seen), _lowest(signal, 1e-3), _lowest(peaks, 0.0) * 5 / 3), room=0.3)
         ax.set_xlim(edges[0], edges[-1])
         (axes[1] if data else ax).set_xlabel(variable.axis)
-        width = float(edges[1] - edges[0])
-        ax.set_ylabel(f"events / {width:.3g}" + (f" {_text(variable.unit)}" if variable.unit else ""))
-        ax.set_title("" if data else "Simulation", loc="left", fontweight="bold")
+        ax.set_ylabel(_per_bin("events", edges, variable.unit))
+        _whole_ticks(axes[1] if data else ax, edges)
+        if selection:
+            ax.set_title(_text(selection), loc="left")
+        elif not data:
+            ax.set_title("Simulation", loc="left", fontweight="bold")
         if stack.luminosity is not None:
             ax.set_title(f"{stack.luminosity:g} fb$^{{-1}}$", loc="right")
         ax.legend(loc="upper right", ncols=2, fontsize=7.5)
     return Plot(
         name=f"stacked_{variable.name}",
         section="scores",
-        title="Signal score" if variable.name == "score" else variable.name,
+        title="Signal score" if variable.name == "score" else variable.heading,
         caption=caption,
         figure=figure,
         numbers=numbers,
@@ -926,14 +957,26 @@ def _ratio(ax: Axes, data: _Counts, total: FloatArray, error: FloatArray, edges:
     ax.set_ylabel("data / sim.", loc="center")
 
 
-def _log_limits(ax: Axes, heights: FloatArray, room: float) -> None:
-    """Logarithmic y axis, with room for the legend as a share of its length; linear where nothing is positive."""
+def _lowest(heights: FloatArray, least: float = 1e-6) -> float:
+    """The smallest positive height, or the given share of the largest one if that is more; infinity without any."""
     positive = heights[heights > 0]
-    if not len(positive):
+    return max(float(positive.min()), least * float(positive.max())) if len(positive) else np.inf
+
+
+def _log_limits(ax: Axes, heights: FloatArray, lowest: float, room: float) -> None:
+    """Logarithmic y axis of one decade or more; linear where nothing is positive.
+
+    Args:
+        ax: The axes.
+        heights: What is drawn.
+        lowest: The smallest height that has to be seen.
+        room: Share of the axis that is kept free for the legend.
+    """
+    top = float(heights.max(initial=0.0))
+    if not top > 0:
         ax.set_ylim(0, 1)
         return
-    top = float(positive.max())
-    bottom = max(float(positive.min()) * 0.2, top * 1e-6)
+    bottom = float(np.clip(lowest * 0.2, top * 1e-9, top * 0.1))
     ax.set_yscale("log")
     ax.set_ylim(bottom, top * (top / bottom) ** (room / (1 - room)))
 
@@ -999,12 +1042,15 @@ def category_auc(categories: Mapping[str, Mapping[str, Any]]) -> Plot:
                 ax.text(0.5, row, "not defined", transform=ax.get_yaxis_transform(), ha="center", va="center")
                 continue
             error = None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
-            ax.errorbar(value, row, xerr=error, fmt="o", color="#5790fc", markersize=5, capsize=2)
+            ax.errorbar(value, row, xerr=error, fmt="o", color="#5790fc", markersize=5, capsize=2, clip_on=False)
             ax.annotate(f"{value:.3f}", (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=7.5)
         ax.set_yticks(range(len(categories)), [_words(name) for name in categories])
         ax.tick_params(axis="y", which="minor", left=False, right=False)
         ax.set_ylim(len(categories) - 0.4, -0.6)
         ax.margins(x=0.25)
+        known = [e["value"] for e in categories.values() if e["value"] is not None]
+        left, right = ax.get_xlim()
+        ax.set_xlim(left, min(right, max([1.0, *known])))  # negative weights can lift an AUC above one
         ax.set_xlabel("AUC, signal against the rest")
     return Plot(
         name="category_auc",
@@ -1073,18 +1119,68 @@ def _sums(place: npt.NDArray[np.intp], weight: FloatArray, bins: int) -> tuple[F
 
 
 def _edges(samples: Sequence[FloatArray], bins: int) -> FloatArray:
-    """Bins that show the bulk of every sample: whole numbers one by one, else from the 0.5% to the 99.5% quantile."""
+    """Bins that show the bulk of all samples, each of which counts the same.
+
+    Whole numbers get a bin each where their range allows it; else bins reach from the 0.5% to the 99.5% quantile.
+    """
     filled = [s for s in samples if len(s)]
     if not filled:
         return np.array([0.0, 1.0])
-    low, high = min(float(s.min()) for s in filled), max(float(s.max()) for s in filled)
-    if high - low <= 40 and all(np.array_equal(s, np.rint(s)) for s in filled):
+    values = np.concatenate(filled)
+    low, high = float(values.min()), float(values.max())
+    if high - low <= 40 and np.array_equal(values, np.rint(values)):
         return np.arange(low - 0.5, high + 1.0)
-    quantiles = np.array([np.quantile(s, [0.005, 0.995]) for s in filled])
-    low, high = float(quantiles[:, 0].min()), float(quantiles[:, 1].max())
+    share = np.concatenate([np.full(len(s), 1 / len(s)) for s in filled])
+    low, high = map(float, np.quantile(values, [0.005, 0.995], weights=share, method="inverted_cdf"))
     if not high - low > 1e-6 * max(abs(low), abs(high)):
         low, high = low - 0.5, high + 0.5
     return np.linspace(low, high, bins + 1)
+
+
+def _whole(edges: FloatArray) -> bool:
+    """Whether each bin holds one whole number."""
+    return bool(np.all(np.diff(edges) == 1) and edges[0] % 1 == 0.5)
+
+
+def _whole_ticks(ax: Axes, edges: FloatArray) -> None:
+    """Ticks at whole numbers only, at each of them if they are few, where bins hold one whole number each."""
+    if not _whole(edges):
+        return
+    ax.tick_params(axis="x", which="minor", bottom=False, top=False)
+    if len(edges) <= 16:
+        ax.set_xticks((edges[:-1] + 0.5).tolist())
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+
+
+def _per_bin(quantity: str, edges: FloatArray, unit: str) -> str:
+    """Axis label of a histogram: the quantity per bin width, or alone where bins hold whole numbers."""
+    if _whole(edges) and not unit:
+        return quantity
+    return f"{quantity} / {edges[1] - edges[0]:.3g}" + (f" {_text(unit)}" if unit else "")
+
+
+def _plain(text: str) -> str:
+    r"""Text without mathematics, for headings: ``$p_\mathrm{T}^{\ell_1}$`` becomes p_T^ℓ_1."""
+    parts = text.split("$")
+    if len(parts) % 2 == 0:
+        return text
+    for i in range(1, len(parts), 2):
+        math = re.sub(r"\\([A-Za-z]+)", lambda match: _symbol(match[1]), parts[i])
+        parts[i] = re.sub(r"[{}]|\\[^A-Za-z]", "", math)
+    return " ".join("".join(parts).split())
+
+
+def _symbol(command: str) -> str:
+    """Character of a command of mathematics, nothing for those that change the font or the spacing."""
+    if command in _SYMBOLS:
+        return _SYMBOLS[command]
+    case = "CAPITAL" if command[0].isupper() else "SMALL"
+    try:
+        return unicodedata.lookup(f"GREEK {case} LETTER {command.upper()}")
+    except KeyError:
+        return ""
 
 
 def _text(text: str) -> str:
@@ -1127,6 +1223,16 @@ def _palette(count: int) -> list[str]:
     """Petroff's sequence of 6, 8 or 10 colours, from the start again after the tenth."""
     sequence = mpl.color_sequences[f"petroff{next((n for n in (6, 8, 10) if count <= n), 10)}"]
     return [mpl.colors.to_hex(sequence[i % len(sequence)]) for i in range(count)]
+
+
+def _hues(count: int) -> list[str]:
+    """Colours that can't be taken for grey: Petroff's without his greys, or the rainbow where these do not suffice."""
+    for n in (6, 8, 10):
+        sequence = [mpl.colors.to_hex(color) for color in mpl.color_sequences[f"petroff{n}"]]
+        hues = [c for c in sequence if mpl.colors.rgb_to_hsv(mpl.colors.to_rgb(c))[1] > 0.2]
+        if count <= len(hues):
+            return hues[:count]
+    return [mpl.colors.to_hex(color) for color in mpl.colormaps["turbo"](np.linspace(0.02, 0.98, count))]
 
 
 def _colors(signal: Sequence[bool]) -> list[str]:

@@ -11,6 +11,7 @@ import base64
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,15 @@ def render(content: ReportContent) -> str:
         "number": _number,
         "count": _count,
         "percent": _percent,
+        "effective": _effective,
         "estimate": _estimate,
+        "significant": _significant,
+        "digits": _digits,
         "tail": _tail,
     }
+    cutflows = {name: content.cutflows[name] for name in summary["yields"] if name in content.cutflows}
+    cutflows |= content.cutflows  # in the order of the configuration, then any others
+    run = {key: value for key, value in content.run.items() if not (key == "fingerprint" and value == summary[key])}
     return environment.get_template("report.html.j2").render(
         title=content.title or content.name,
         name=content.name,
@@ -112,11 +119,12 @@ def render(content: ReportContent) -> str:
         backgrounds=[c for c in summary["classes"] if c != summary["signal"]],
         warnings=list(dict.fromkeys([*content.warnings, *summary["warnings"], *notes(summary)])),
         yields=[_Yield.of(name, entry) for name, entry in summary["yields"].items()],
-        cutflows=content.cutflows,
-        steps=list(dict.fromkeys(step for flow in content.cutflows.values() for step in flow.entries)),
+        cutflows=cutflows,
+        steps=list(dict.fromkeys(step for flow in cutflows.values() for step in flow.entries)),
         sections=_sections(content.pictures),
         configuration=content.configuration,
-        provenance=list(_flat(content.run)),
+        provenance=list(_flat({key: value for key, value in run.items() if not _is_records(value)})),
+        records=[_Records.of(key, value) for key, value in run.items() if _is_records(value)],
     )
 
 
@@ -138,7 +146,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Write the short table that ends a run: yield per process, then the weighted AUC per class.
+    """Write the short table that ends a run: yield per process, then the weighted AUC per class (of two classes, the signal's).
 
     Args:
         summary: Content of `summary.json`.
@@ -155,8 +163,9 @@ def table(summary: Mapping[str, Any]) -> str:
     blocks = [_aligned([(*left, *right) for left, right in zip(names, numbers, strict=True)], left=2)]
 
     samples = _samples(summary)
-    classes = [_cut(c, 20) for c in summary["classes"]]
-    values = [[_short(m["auc_per_class"][c]["weighted"]) for c in summary["classes"]] for _, m in samples]
+    names_auc = summary["classes"] if len(summary["classes"]) > 2 else [summary["signal"]]
+    classes = [_cut(c, 20) for c in names_auc]
+    values = [[_short(m["auc_per_class"][c]["weighted"]) for c in names_auc] for _, m in samples]
     widths = [max(len(name), *(len(row[c]) for row in values)) + 2 for c, name in enumerate(classes)]
     first = max(len(label) for label, _ in samples)
     for columns in _fitting(widths, WIDTH - first):
@@ -169,8 +178,8 @@ def table(summary: Mapping[str, Any]) -> str:
     if significance["value"] is None:
         last = f"Expected significance: {significance['reason']}"
     else:
-        known = _estimate(significance, 2)
-        limited = _estimate(significance["with_simulation_uncertainty"], 2)
+        known = _significant(significance)
+        limited = _significant(significance["with_simulation_uncertainty"])
         last = f"Expected significance: {known} in {_plural(significance['bins'], 'bin')};"
         last += f" {limited} with simulation statistics"
     blocks.append(_cut(last, WIDTH))
@@ -191,14 +200,18 @@ class _Yield:
 
     @staticmethod
     def of(name: str, entry: Mapping[str, Any]) -> _Yield:
+        # Collision data have no class, count one each, and are never scaled: their number is exact, and all of them
+        # are shown, whatever their bucket.
+        counted = entry["class"] is None and entry["yield"] == entry["effective"] == entry["entries"]
+        collision = counted and entry["test_scale"] in (None, 1.0)
         return _Yield(
             process=name,
             group=entry["class"] or "–",
             entries=_count(entry["entries"]),
-            value=_with_error(entry["yield"], entry["uncertainty"]),
-            effective=_number(entry["effective"]),
-            test_entries=_count(entry["test_entries"]),
-            test_scale=_number(entry["test_scale"]),
+            value=_count(entry["yield"]) if collision else _with_error(entry["yield"], entry["uncertainty"]),
+            effective=_effective(entry["effective"]),
+            test_entries="–" if collision else _count(entry["test_entries"]),
+            test_scale="–" if collision else _number(entry["test_scale"]),
         )
 
 
@@ -264,6 +277,28 @@ def _shown(picture: Picture, caption: str) -> _Shown:
     return _Shown(picture.name, picture.title, caption, url, width, height)
 
 
+def _is_records(value: Any) -> bool:
+    """Whether a value is a list of mappings, which is shown as a table."""
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
+@dataclass(frozen=True)
+class _Records:
+    """A list of mappings as a table: its key, the headings, and a row of text for each."""
+
+    key: str
+    headings: list[str]
+    rows: list[list[str]]
+
+    @staticmethod
+    def of(key: str, records: Sequence[Mapping[str, Any]]) -> _Records:
+        flat = [dict(_flat(record)) for record in records]
+        names = list(dict.fromkeys(name for record in flat for name in record))
+        return _Records(
+            key, [name.replace("_", " ") for name in names], [[r.get(name, "–") for name in names] for r in flat]
+        )
+
+
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Key paths and values of nested mappings and lists."""
     if isinstance(value, Mapping) and value:
@@ -300,24 +335,54 @@ def _percent(fraction: float | None, digits: int = 1) -> str:
     return "–" if fraction is None else f"{100 * fraction:.{digits}f}%"
 
 
+def _effective(value: float | None) -> str:
+    """An effective number of events, whole from ten on."""
+    return _count(value) if value is not None and abs(value) >= 10 else _number(value)
+
+
+def _exponent(value: float) -> int:
+    return int(f"{value:e}".partition("e")[2])
+
+
 def _with_error(value: float, error: float) -> str:
-    """Value ± error, both to the second significant digit of the error unless they are very large or small."""
+    """Value ± error, both to the second significant digit of the error; with a power of ten if large or small."""
     if not error > 0:
         return _number(value)
-    digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
-    if max(abs(value), error) >= 1e9 or digits > 6:
-        return f"{value:.3g} ± {error:.2g}"
-    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
+    last = _exponent(float(f"{error:.1e}")) - 1  # place of the error's second digit, after rounding
+    first = max(_exponent(value) if value else last, last)
+    if first - last > 9:
+        return f"{value:.8g} ± {error:.2g}"
+    if first >= 6 or first < -4:
+        digits = first - last
+        # As decimals, since 10**first is no float for the smallest numbers.
+        mantissas = (float(Decimal(x).scaleb(-first)) for x in (value, error))
+        return f"({' ± '.join(f'{m:.{digits}f}' for m in mantissas)})·10{_superscript(first)}"
+    return f"{round(value, -last):,.{max(0, -last)}f} ± {round(error, -last):,.{max(0, -last)}f}"
+
+
+def _superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _digits(value: float | None) -> int:
+    """Decimals that show two significant digits of a value, at least two."""
+    return max(2, 1 - _exponent(value)) if value else 2
+
+
+def _significant(estimate: Mapping[str, Any]) -> str:
+    """Value with its interval, to two significant digits of a value below 0.1, else to two decimals."""
+    return _estimate(estimate, _digits(estimate["value"]))
 
 
 def _estimate(estimate: Mapping[str, Any], digits: int = 4) -> str:
     """Value with its 68% interval in brackets."""
     if estimate["value"] is None:
         return "not defined"
-    text = f"{estimate['value']:.{digits}f}"
+    style = f".{digits}f" if digits <= 6 else ".1e"
+    text = f"{estimate['value']:{style}}"
     if estimate["low"] is None or estimate["high"] is None:
         return text
-    return f"{text} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
+    return f"{text} [{estimate['low']:{style}}, {estimate['high']:{style}}]"
 
 
 def _tail(estimate: Mapping[str, Any], digits: int = 4) -> str:
@@ -325,7 +390,8 @@ def _tail(estimate: Mapping[str, Any], digits: int = 4) -> str:
     if None in (estimate["value"], estimate["low"], estimate["high"]):
         return ""
     up, down = estimate["high"] - estimate["value"], estimate["value"] - estimate["low"]
-    return f"{up:+.{digits}f} {-down:+.{digits}f}".replace("-", "−")
+    style = f"+.{digits}f" if digits <= 6 else "+.1e"
+    return f"{up:{style}} {-down:{style}}".replace("-", "−")
 
 
 def _short(estimate: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import awkward as ak
@@ -141,6 +142,14 @@ def test_sentinel_becomes_none_and_only_there(path: str) -> None:
     assert int(ak.sum(events.eta == -7)) == COUNT // 5
     # In a list the object stays, its value is absent.
     assert events.jets[:4].to_list() == [[None, 25.0], [], [30.0], [None]]
+
+
+def test_a_file_that_was_rewritten_since_the_run_began(path: str) -> None:
+    uuid = inspect_file(path, "events").uuid
+    source = Source(path, "events", "flat", 0, COUNT, {}, uuid)
+    assert len(read(source)) == COUNT
+    with pytest.raises(UserError, match="was rewritten while the run was going on"):
+        read(replace(source, uuid="another"))
 
 
 def test_a_sentinel_of_no_branch_is_an_error(path: str) -> None:

@@ -6,14 +6,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
+import psutil
 import pytest
 import uproot
 
@@ -101,19 +103,28 @@ class Law:
     def results(self) -> Path:
         return self.home / "results"
 
-    def __call__(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         environment = {
             **os.environ,
             "EVENTFOLD_STORE": str(self.store),
             "EVENTFOLD_RESULTS": str(self.results),
             "TOY_DATA": str(self.home / "toy" / "data"),
         }
-        done = subprocess.run(
-            ["law", "run", *arguments], env=environment, cwd=self.home, capture_output=True, text=True, check=False
+        return subprocess.Popen(
+            ["law", "run", *arguments],
+            env=environment,
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+
+    def __call__(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        out, error = process.communicate()
         if ok:
-            assert done.returncode == 0, done.stderr + done.stdout
-        return done
+            assert process.returncode == 0, error + out
+        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
 
 def write_events(path: Path, count: int, shift: float, seed: int, *, recorded: bool = False) -> None:
@@ -329,7 +340,20 @@ def break_function(law: Law) -> str:
     return "mass(events) failed at"
 
 
-@pytest.mark.parametrize("mistake", [break_branch, break_file, break_key, break_selection, break_function])
+def break_from_within(law: Law) -> str:
+    """Let a feature change another one's helper while it runs, as an editor would."""
+    physics = law.home / "toy" / "physics.py"
+    edit = "p.write_text(p.read_text().replace('return 2 *', 'return 3 *'))"
+    text = physics.read_text().replace("def ratio(events):", f"def ratio(events):\n    p = Path(__file__)\n    {edit}")
+    physics.write_text("from pathlib import Path\n" + text)
+    configuration = law.home / "toy" / "analysis.yaml"
+    configuration.write_text(configuration.read_text().replace("both: [mass]", "both: [mass, ratio]"))
+    return "its code changed while the run was going on"
+
+
+@pytest.mark.parametrize(
+    "mistake", [break_branch, break_file, break_key, break_selection, break_function, break_from_within]
+)
 def test_a_mistake_is_one_message_and_loses_nothing(law: Law, mistake: Callable[[Law], str]) -> None:
     before = {p for p in law.store.rglob("*") if p.is_file()}
     expected = mistake(law)
@@ -346,6 +370,43 @@ def test_debug_shows_the_traceback_of_a_mistake(law: Law) -> None:
     shown = law("ListInputs", "--analysis", law.analysis, "--debug", ok=False)
     assert "Traceback" in shown.stderr
     assert expected in shown.stderr
+
+
+@pytest.fixture
+def training(law: Law) -> Iterator[subprocess.Popen[str]]:
+    """A run in the middle of a training that would take for ever."""
+    endless = ("--set", "training.epochs=1000000", "--set", "training.patience=null")
+    head = law.start("TrainFolds", "--analysis", law.analysis, *endless)
+    assert head.stderr is not None
+    for line in head.stderr:
+        if "epoch" in line:
+            break
+    yield head
+    head.kill()
+    head.wait()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_an_interrupted_run_leaves_no_worker_behind(training: subprocess.Popen[str], number: int, code: int) -> None:
+    workers = psutil.Process(training.pid).children(recursive=True)
+    assert len(workers) >= 2
+    training.send_signal(number)
+    _, said = training.communicate(timeout=60)
+    assert training.returncode == code
+    assert "Traceback" not in said
+    assert ("interrupted: what is complete stays" in said) == (number != signal.SIGKILL)
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+
+
+def test_a_killed_worker_is_said(training: subprocess.Popen[str]) -> None:
+    busiest = max(psutil.Process(training.pid).children(), key=lambda p: sum(p.cpu_times()[:2]))
+    busiest.kill()
+    _, said = training.communicate(timeout=60)
+    assert training.returncode == 40
+    assert said.count("A worker process was killed") == 1
+    assert "TrainFolds branch" in said
+    assert "Traceback" not in said
 
 
 def test_two_folders_with_one_name_are_an_error(law: Law) -> None:

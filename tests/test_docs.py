@@ -1,0 +1,275 @@
+"""The code in the documentation does what the text says: it is run on a tiny made-up result."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import numpy.typing as npt
+import pytest
+import uproot
+import yaml
+
+from analysis.config import load_analysis
+from analysis.events import Source, read
+from analysis.features import compute
+from analysis.friends import Scores, write_friend
+from analysis.splitting import event_identity, fold_of, is_test
+from analysis.statistics import Histogram, pyhf_workspace
+from models.ensemble import Ensemble, combine, predict
+from models.export import export_onnx
+from models.networks import Classifier
+from models.preprocessing import Signature, Standardisation
+from models.settings import ModelSettings, TrainingSettings
+from models.training import History, TrainedMember
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNT = 400
+SCHEMA = json.loads((ROOT / "docs" / "summary.schema.json").read_text())
+
+
+def blocks(page: str, language: str = "python") -> list[str]:
+    """Code of a page, block by block."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def block(page: str, text: str) -> str:
+    """The one block of a page that holds a text."""
+    found = [code for code in blocks(page) if text in code]
+    assert len(found) == 1, f"{page}: {len(found)} blocks hold {text!r}"
+    return found[0]
+
+
+def run(code: str, **names: Any) -> dict[str, Any]:
+    """Execute a block with some names set, and return all names afterwards."""
+    exec(compile(code, "documentation", "exec"), names)
+    return names
+
+
+def input_file(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """A file like higgsml.root with random values in every branch that the analysis reads."""
+    random = np.random.default_rng(5)
+    physics = (ROOT / "analysis" / "examples" / "higgsml" / "physics.py").read_text()
+    columns: dict[str, npt.NDArray[Any]] = {
+        name: random.uniform(1, 100, COUNT) for name in sorted(set(re.findall(r"\b(?:DER|PRI)_\w+", physics)))
+    }
+    for name in load_analysis("higgsml").config.data.sentinels:
+        columns[name][random.random(COUNT) < 0.3] = -999
+    columns["EventId"] = np.arange(100_000, 100_000 + COUNT, dtype=np.int32)
+    columns["Label"] = random.integers(0, 2, COUNT).astype(np.int32)
+    columns["Weight"] = random.uniform(0.5, 2, COUNT)
+    with uproot.recreate(path) as file:
+        file.mktree("events", {name: column.dtype for name, column in columns.items()}).extend(columns)
+    return columns
+
+
+def untrained(signature: Signature, fold: int) -> TrainedMember:
+    """A network with random parameters."""
+    model = ModelSettings(hidden=(5,))
+    classifier = Classifier(model, signature)
+    count = len(signature.features)
+    return TrainedMember(
+        fold=fold,
+        index=0,
+        seed=1,
+        signature=signature,
+        model=model,
+        training=TrainingSettings(),
+        standardisation=Standardisation(np.full(count, 50, np.float32), np.full(count, 30, np.float32)),
+        parameters={n: v[0].numpy().copy() for n, v in classifier.views(classifier.initial([fold])).items()},
+        history=History((0.7,), (0.8,), (1e-3,)),
+        best_epoch=0,
+        events=(10, 10),
+    )
+
+
+class Result:
+    """A small result of `higgsml` in the layout of results/<name>/, and the arrays that it was made from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inputs, self.results = folder / "inputs", folder / "results"
+        for path in (self.inputs, self.results / "scores"):
+            path.mkdir(parents=True)
+        self.columns = input_file(self.inputs / "higgsml.root")
+
+        analysis = load_analysis("higgsml")
+        config = analysis.config
+        signature = Signature(config.feature_names, config.feature_objects, config.class_names)
+        networks = Ensemble(tuple(untrained(signature, fold) for fold in range(5)))
+        metadata = {"analysis": "higgsml", "signal": "higgs", "fingerprint": "abc"}
+        export_onnx(networks, self.results / "ensemble.onnx", metadata)
+
+        source = Source(str(self.inputs / "higgsml.root"), "events", "flat", 0, COUNT, dict(config.data.sentinels))
+        features = list(compute(signature.features, vars(analysis.physics), read(source), source).values())
+        values = np.stack([np.ma.filled(f, 0) for f in features], axis=1)  # (N, F)
+        present = np.stack([~np.ma.getmaskarray(f) for f in features], axis=1)  # (N, F)
+        identity = event_identity("challenge", [self.columns["EventId"].astype(np.int64)])
+        self.fold, self.test = fold_of(identity, 5, "0"), is_test(identity, 0.25, "eventfold")
+        self.values, self.present, self.networks = values, present, networks
+        probabilities = predict(networks, values, present)
+        self.routed, self.ensemble = combine(probabilities, networks.folds, self.fold.astype(np.int64))  # (N, C) each
+        entries = np.arange(COUNT, dtype=np.int64)
+        parts = [Scores(entries, self.fold, self.test, self.routed, self.ensemble)]
+        write_friend(self.results / "scores" / "higgsml.root", COUNT, config.class_names, parts)
+
+        # A made-up score, since untrained networks would fill few bins.
+        random = np.random.default_rng(2)
+        edges = np.linspace(0, 1, 6)
+        self.templates = {
+            "background": Histogram.fill(random.beta(1, 3, 3000), np.full(3000, 0.1), edges),
+            "htautau": Histogram.fill(random.beta(3, 1, 3000), np.full(3000, 0.01), edges),
+        }
+        content = {
+            "score": "score_higgs_ensemble",
+            "templates": {name: histogram.to_json() for name, histogram in self.templates.items()},
+            "data": None,
+            "clipped": {},
+        }
+        self.write("histograms", content)
+        self.write("workspace", pyhf_workspace(self.templates, ("htautau",)).spec)
+        self.write("summary", summary())
+
+    def write(self, name: str, content: object) -> None:
+        """Write one of the JSON files."""
+        (self.results / f"{name}.json").write_text(json.dumps(content))
+
+    def run(self, text: str) -> dict[str, Any]:
+        """Run the block of docs/outputs.md that holds a text."""
+        return run(block("docs/outputs.md", text), inputs=self.inputs, results=self.results)
+
+
+def summary() -> dict[str, Any]:
+    """The parts of summary.json that the documentation reads, in the form that the schema demands."""
+    estimate = {"value": 0.9, "low": 0.8, "high": 0.95}
+    auc = {"weighted": estimate, "unweighted": estimate}
+    process = {"class": "higgs", "entries": 3, "yield": 692.0, "uncertainty": 12.0, "effective": 2.5}
+    significance = {**estimate, "with_simulation_uncertainty": estimate, "reason": None, "bins": 3}
+    yields = {"htautau": {**process, "test_entries": 1, "test_scale": 4.0}}
+    jsonschema.validate(auc, {"$defs": SCHEMA["$defs"], "$ref": "#/$defs/auc"})
+    jsonschema.validate(yields, {"$defs": SCHEMA["$defs"], **SCHEMA["properties"]["yields"]})
+    jsonschema.validate(significance, {"$defs": SCHEMA["$defs"], **SCHEMA["properties"]["significance"]})
+    return {"metrics": {"test": {"auc": auc}}, "yields": yields, "significance": significance}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return Result(tmp_path_factory.mktemp("result"))
+
+
+def test_friend_trees(result: Result) -> None:
+    found = result.run('/ "scores" /')
+    np.testing.assert_array_equal(found["score"], result.ensemble[result.test, 1])
+    np.testing.assert_array_equal(found["label"], result.columns["Label"][result.test])
+    for label in (0, 1):
+        everything = result.columns["Weight"][result.columns["Label"] == label].sum()
+        assert found["weight"][found["label"] == label].sum() == pytest.approx(everything)
+
+
+def test_onnx_scores_of_values_at_hand(result: Result) -> None:
+    found = result.run("two events")
+    names = result.networks.signature.features
+    values, present = np.zeros((2, len(names)), np.float32), np.zeros((2, len(names)), np.bool_)
+    for name, numbers in found["columns"].items():
+        values[:, names.index(name)] = numbers
+        present[:, names.index(name)] = np.isfinite(numbers)
+    assert present.sum() == 3
+    expected = predict(result.networks, np.nan_to_num(values), present).mean(axis=0)[:, 1]
+    assert found["score"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_onnx_scores_of_a_file_are_those_of_the_friend_tree(result: Result) -> None:
+    found = result.run("load_analysis")
+    np.testing.assert_array_equal(found["fold"], result.fold[:100])
+    np.testing.assert_allclose(found["routed"], result.routed[:100], atol=1e-6)
+    np.testing.assert_allclose(found["ensemble"], result.ensemble[:100], atol=1e-6)
+    assert np.abs(found["routed"] - found["ensemble"]).max() > 1e-3
+
+
+def test_summary(result: Result, capsys: pytest.CaptureFixture[str]) -> None:
+    result.run('"summary.json"')
+    assert capsys.readouterr().out.splitlines() == [
+        "AUC on test events: 0.9000 (0.8000 to 0.9500)",
+        "htautau: 692.0 ± 12.0 events from 3 entries",
+        "expected significance: 0.9 ",
+    ]
+
+
+def test_histograms(result: Result) -> None:
+    found = result.run('"histograms.json"')
+    np.testing.assert_array_equal(found["signal"].values(), result.templates["htautau"].values)
+    np.testing.assert_array_equal(found["signal"].variances(), result.templates["htautau"].variances)
+
+
+def test_workspace(result: Result) -> None:
+    """Asimov data: the fit finds the signal strength that they were made with."""
+    found = result.run('"workspace.json"')
+    assert found["mu"] == pytest.approx(1, abs=1e-3)
+    assert 0 < found["p_value"] < 0.5
+
+
+def test_the_branches_of_the_friend_tree_are_documented(result: Result) -> None:
+    text = (ROOT / "docs" / "outputs.md").read_text()
+    with uproot.open(result.results / "scores" / "higgsml.root") as file:
+        names = file["scores"].keys()
+    for name in names:
+        assert f"`{re.sub('_(background|higgs)_', '_<class>_', name)}`" in text, name
+
+
+def test_every_block_of_the_outputs_is_run() -> None:
+    texts = ('/ "scores" /', "two events", "load_analysis", '"summary.json"', '"histograms.json"', '"workspace.json"')
+    assert {block("docs/outputs.md", text) for text in texts} == set(blocks("docs/outputs.md"))
+
+
+def test_the_first_analysis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files, analysis.yaml and physics.py as they stand in the page, up to the features."""
+    page = "docs/first_analysis.md"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    files, physics, look = blocks(page)
+    (content,) = blocks(page, "yaml")
+    names = run(files)
+    (tmp_path / "first" / "analysis.yaml").write_text(content)
+    (tmp_path / "first" / "physics.py").write_text(physics)
+    found = run(look, folder=names["folder"])
+
+    assert found["config"].data.folder == "~/first"
+    assert yaml.safe_load(content)["name"] == "first"
+    with uproot.open(tmp_path / "first" / "signal.root") as file:
+        written = file["events"].arrays(library="np")
+    kept = written["met"] > 10
+    assert 0 < kept.sum() < len(kept)
+    assert found["selected"].cutflow["signal"].entries == {"all": 3000, "some_met": kept.sum()}
+    absent = written["jet_pt"][kept] == -999
+    for name in ("jet_pt", "jet_met_ratio"):
+        np.testing.assert_array_equal(np.ma.getmaskarray(found["columns"][name]), absent)
+    ratio = (written["jet_pt"] / written["met"])[kept][~absent]
+    assert found["columns"]["jet_met_ratio"].compressed() == pytest.approx(ratio, rel=1e-6)
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_the_excerpt_of_physics_in_the_readme_is_that_of_the_example() -> None:
+    """The imports suffice, and the function is the example's."""
+    defined = run(block("README.md", "def lepton2_pt"))
+    assert (defined["lepton2_pt"].label, defined["lepton2_pt"].unit) == (r"$p_\mathrm{T}^{\ell_2}$", "GeV")
+    example = load_analysis("hww").physics.lepton2_pt
+    assert set(defined["lepton2_pt"].__code__.co_names) == set(example.__code__.co_names)
+
+
+@pytest.mark.data
+def test_the_sums_of_the_challenge_are_those_of_its_file(data_folder: Path) -> None:
+    text = (ROOT / "docs" / "data.md").read_text()
+    with uproot.open(data_folder / "higgsml" / "higgsml.root") as file:
+        events = file["events"].arrays(["Label", "Weight", "KaggleWeight"], library="np")
+    rows = re.findall(r"^\| ([01]) \(\w+\) \| ([\d,]+) \| ([\d.,]+) \| ([\d.,]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 2
+    for label, *figures in rows:
+        entries, weight, kaggle = (float(figure.replace(",", "")) for figure in figures)
+        mine = events["Label"] == int(label)
+        assert entries == mine.sum()
+        assert weight == pytest.approx(events["Weight"][mine].sum(), rel=1e-7)
+        assert kaggle == pytest.approx(events["KaggleWeight"][mine].sum(), rel=1e-7)
