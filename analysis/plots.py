@@ -23,7 +23,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from scipy import stats
 
 from analysis.errors import UserError
@@ -964,7 +964,7 @@ def _lowest(heights: FloatArray, least: float = 1e-6) -> float:
 
 
 def _log_limits(ax: Axes, heights: FloatArray, lowest: float, room: float) -> None:
-    """Logarithmic y axis of one decade or more; linear where nothing is positive.
+    """Logarithmic y axis of a decade and a half or more; linear where nothing is positive.
 
     Args:
         ax: The axes.
@@ -976,8 +976,9 @@ def _log_limits(ax: Axes, heights: FloatArray, lowest: float, room: float) -> No
     if not top > 0:
         ax.set_ylim(0, 1)
         return
-    bottom = float(np.clip(lowest * 0.2, top * 1e-9, top * 0.1))
+    bottom = float(np.clip(lowest * 0.2, top * 1e-9, top * 0.03))
     ax.set_yscale("log")
+    ax.yaxis.set_minor_formatter(NullFormatter())  # 2 × 10² would push the axis label out of the figure
     ax.set_ylim(bottom, top * (top / bottom) ** (room / (1 - room)))
 
 
@@ -1043,14 +1044,18 @@ def category_auc(categories: Mapping[str, Mapping[str, Any]]) -> Plot:
                 continue
             error = None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
             ax.errorbar(value, row, xerr=error, fmt="o", color="#5790fc", markersize=5, capsize=2, clip_on=False)
-            ax.annotate(f"{value:.3f}", (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=7.5)
         ax.set_yticks(range(len(categories)), [_words(name) for name in categories])
         ax.tick_params(axis="y", which="minor", left=False, right=False)
         ax.set_ylim(len(categories) - 0.4, -0.6)
         ax.margins(x=0.25)
         known = [e["value"] for e in categories.values() if e["value"] is not None]
         left, right = ax.get_xlim()
-        ax.set_xlim(left, min(right, max([1.0, *known])))  # negative weights can lift an AUC above one
+        right = min(right, max([1.0, *known]))  # negative weights can lift an AUC above one
+        ax.set_xlim(left, right)
+        for row, value in enumerate(e["value"] for e in categories.values()):
+            if value is not None:
+                side = "right" if right - value < 0.06 * (right - left) else "center"
+                ax.annotate(f"{value:.3f}", (value, row), (0, 6), textcoords="offset points", ha=side, fontsize=7.5)
         ax.set_xlabel("AUC, signal against the rest")
     return Plot(
         name="category_auc",

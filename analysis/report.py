@@ -146,7 +146,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Write the short table that ends a run: yield per process, then the weighted AUC per class (of two classes, the signal's).
+    """Write the short table that ends a run: yields, then the weighted AUC per class, of two classes the signal's.
 
     Args:
         summary: Content of `summary.json`.
@@ -349,7 +349,7 @@ def _with_error(value: float, error: float) -> str:
     if not error > 0:
         return _number(value)
     last = _exponent(float(f"{error:.1e}")) - 1  # place of the error's second digit, after rounding
-    first = max(_exponent(value) if value else last, last)
+    first = max(_exponent(round(value, -last)), last + 1) if value else last + 1
     if first - last > 9:
         return f"{value:.8g} ± {error:.2g}"
     if first >= 6 or first < -4:

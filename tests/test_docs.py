@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import jsonschema
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +128,7 @@ class Result:
             "score": "score_higgs_ensemble",
             "templates": {name: histogram.to_json() for name, histogram in self.templates.items()},
             "data": None,
+            "observed": "Asimov",
             "clipped": {},
         }
         self.write("histograms", content)
@@ -204,6 +206,7 @@ def test_histograms(result: Result) -> None:
     np.testing.assert_array_equal(found["signal"].variances(), result.templates["htautau"].variances)
 
 
+@pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
 def test_workspace(result: Result) -> None:
     """Asimov data: the fit finds the signal strength that they were made with."""
     found = result.run('"workspace.json"')
@@ -252,12 +255,12 @@ def test_the_first_analysis(
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_the_excerpt_of_physics_in_the_readme_is_that_of_the_example() -> None:
-    """The imports suffice, and the function is the example's."""
-    defined = run(block("README.md", "def lepton2_pt"))
+def test_the_excerpt_of_physics_in_the_readme_runs() -> None:
+    """Its imports suffice; the helper that it calls is one of the same file."""
+    leptons = ak.zip({"pt": [[40.0, 20.0, 10.0], [30.0], []]})
+    defined = run(block("README.md", "def lepton2_pt"), _leptons=lambda events: events)
+    assert defined["lepton2_pt"](leptons).tolist() == [20.0, None, None]
     assert (defined["lepton2_pt"].label, defined["lepton2_pt"].unit) == (r"$p_\mathrm{T}^{\ell_2}$", "GeV")
-    example = load_analysis("hww").physics.lepton2_pt
-    assert set(defined["lepton2_pt"].__code__.co_names) == set(example.__code__.co_names)
 
 
 @pytest.mark.data

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.colors import to_rgb
+from matplotlib.colors import rgb_to_hsv, to_rgb
 from PIL import Image
 
 from analysis.errors import UserError
@@ -76,6 +76,17 @@ def stack(count: int = 3000, seed: int = 0, **changes: Any) -> Stack:
 
 def drawn(plot: Plot) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(plot.png())).convert("RGB"))
+
+
+def label_boxes(plot: Plot) -> list[tuple[Any, list[Any]]]:
+    """Per panel, the box of the y label and those of the tick labels beside it, in pixels."""
+    plot.figure.draw_without_rendering()
+    result = []
+    for ax in plot.figure.axes:
+        ticks = [t.get_window_extent() for t in ax.get_yticklabels(which="both") if t.get_text()]
+        assert ticks
+        result.append((ax.yaxis.label.get_window_extent(), ticks))
+    return result
 
 
 def analysis(count: int = 4000, seed: int = 1) -> Inputs:
@@ -269,6 +280,61 @@ class TestFeatureDistributions:
         density = np.array(plot.numbers["classes"]["higgs"]["density"])
         assert np.sum(density * np.diff(plot.numbers["edges"])) == pytest.approx(1)
 
+    def test_ticks_of_whole_numbers_are_whole(self) -> None:
+        values = np.ma.MaskedArray(np.array([0, 1, 1, 1], dtype=np.float32))
+        ax = self.plot(values, np.array([0, 0, 1, 1]), np.ones(4)).figure.axes[0]
+        assert ax.get_xticks().tolist() == [0, 1]
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "1"]
+        many = np.ma.MaskedArray(np.arange(30.0))
+        ax = self.plot(many, np.zeros(30, int), np.ones(30)).figure.axes[0]
+        assert len(ax.get_xticks()) < 20
+        assert np.all(ax.get_xticks() % 1 == 0)
+
+    def test_a_tail_of_one_class_leaves_bins_to_a_peak(self) -> None:
+        rng = np.random.default_rng(0)
+        label = np.repeat([0, 1], [9000, 1000])
+        values = np.where(label == 0, rng.normal(91, 3, 10_000), rng.exponential(40, 10_000))
+        values[-3:] = 1e5
+        numbers = self.plot(np.ma.MaskedArray(values), label, np.ones(10_000)).numbers
+        edges = np.array(numbers["edges"])
+        share = np.where(label == 0, 1 / 9000, 1 / 1000) / 2
+        for side in (values < edges[0], values > edges[-1]):
+            assert share[side].sum() <= 0.005 + 1e-9  # each class counts the same, however many events it has
+        assert share[values > edges[-1] - 1e-6 * edges[-1]].sum() >= 0.004
+        assert len(edges) == 41
+        assert np.sum(np.array(numbers["classes"]["higgs"]["density"]) * np.diff(edges) > 0.05) >= 3
+
+    @pytest.mark.parametrize("width", [1e-6, 1.0, 1e6])
+    def test_labels_stand_clear_at_any_scale(self, width: float) -> None:
+        column, label, weight = self.column()
+        plot = self.plot(column * width, label, weight)
+        [(box, ticks)] = label_boxes(plot)
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.y1 <= plot.figure.bbox.height
+        assert not any(box.overlaps(tick) for tick in ticks)
+        ax = plot.figure.axes[0]
+        assert ax.yaxis.get_offset_text().get_text() == ""
+        assert ax.get_ylabel().startswith("fraction of events / ")
+        edges, drawn = np.array(plot.numbers["edges"]), 0.0
+        for entry in plot.numbers["classes"].values():
+            drawn = max(drawn, np.max(np.array(entry["density"]) * np.diff(edges)))
+        assert drawn < ax.get_ylim()[1] < 1.2 * drawn
+
+    def test_heading_holds_the_label_as_plain_text_and_the_name(self) -> None:
+        labels = {
+            "pt": (r"$p_\mathrm{T}^{\ell_1}$", "p_T^ℓ_1 (pt)"),
+            "dphi": (r"$\Delta\phi(\ell, j)$ of jets", "Δφ(ℓ, j) of jets (dphi)"),
+            "cost": ("cost in $", "cost in $ (cost)"),
+            "met": ("met", "met"),
+        }
+        column, label, weight = self.column(50)
+        variables = [Variable(name, text) for name, (text, _) in labels.items()]
+        columns = dict.fromkeys(labels, column)
+        plots = feature_distributions(variables, columns, label=label, weight=weight, classes=CLASSES)
+        assert [p.title for p in plots] == [expected for _, expected in labels.values()]
+        assert stacked_variable(stack(50), variables[1], np.ma.arange(50.0)).title == labels["dphi"][1]
+
     def test_never_present_and_without_positive_weight(self) -> None:
         column = np.ma.MaskedArray(np.ones(4, np.float32), [True, True, False, False])
         plot = self.plot(column, np.array([0, 0, 1, 1]), np.array([1.0, 1.0, 1.0, -3.0]))
@@ -365,6 +431,45 @@ class TestStacked:
         expected = events.weight[kept & (events.process == 1)].sum()
         assert sum(plot.numbers["processes"]["ttbar"]["sum"]) == pytest.approx(expected)
         assert "at most 0.8" in plot.caption
+        assert plot.figure.axes[0].get_title(loc="left") == "signal score ≤ 0.8"
+        assert stacked_score(events, 20).figure.axes[0].get_title(loc="left") == ""
+
+    @pytest.mark.parametrize("ratio", [1.0, 1e-3, 1e-6])
+    def test_the_axis_reaches_down_to_signal_and_small_processes(self, ratio: float) -> None:
+        rng = np.random.default_rng(4)
+        process = np.repeat([0, 1, 2], 2000).astype(np.int16)
+        weight = np.array([ratio, 1.0, 0.1 * ratio])[process]
+        events = Stack(process, weight, rng.random(6000), PROCESSES[:3])
+        plot = stacked_score(events, 20)
+        bottom, top = plot.figure.axes[0].get_ylim()
+        sums = {name: np.array(p["sum"]) for name, p in plot.numbers["processes"].items()}
+        assert bottom < sums["ggh"].min() / 2
+        assert bottom < sums["wz"].max() / 2
+        assert bottom > sums["wz"].min() / 100 or ratio == 1.0
+        assert top > plot.numbers["total"]["sum"][0]
+
+    def test_a_single_tiny_bin_does_not_stretch_the_axis(self) -> None:
+        events = Stack(np.zeros(3, np.int16), np.array([1.0, 1.0, 1e-30]), np.array([0.1, 0.3, 0.9]), PROCESSES[:1])
+        assert stacked_score(events, 10).figure.axes[0].get_ylim()[0] > 1e-8
+
+    @pytest.mark.parametrize("scale", [1e-5, 1e-2, 1.0, 1e8])
+    @pytest.mark.parametrize("spread", [0.0, 1.0])
+    def test_labels_stand_clear_of_ticks_and_edge(self, scale: float, spread: float) -> None:
+        rng = np.random.default_rng(4)
+        process = rng.integers(0, 3, 2000).astype(np.int16)
+        weight = scale * rng.uniform(1, 1 + spread, 2000)
+        for events in (Stack(process, weight, rng.random(2000), PROCESSES[:3]), stack(weight=np.full(3000, scale))):
+            plot = stacked_variable(events, PT, np.ma.asarray(rng.normal(0, 1.5, len(events.process))))
+            for box, ticks in label_boxes(plot):
+                assert box.x0 >= 0
+                assert box.y1 <= plot.figure.bbox.height
+                assert not any(box.overlaps(tick) for tick in ticks)
+
+    def test_whole_numbers_have_no_bin_width(self) -> None:
+        whole = stacked_variable(stack(), Variable("jets", "jets"), np.ma.asarray(np.arange(3000) % 5))
+        assert whole.figure.axes[0].get_ylabel() == "events"
+        assert whole.figure.axes[1].get_xticks().tolist() == [0, 1, 2, 3, 4]
+        assert stacked_score(stack(), 20).figure.axes[0].get_ylabel() == "events / 0.05"
 
     def test_null_shows_all_data(self) -> None:
         events = stack(blind_above=None)
@@ -449,6 +554,10 @@ class TestRoc:
         np.testing.assert_allclose(points[:, [0, -1]], [[0, 1], [1, 0]], atol=1e-12)
         expected = roc_auc(sample.score, is_signal, sample.weight)
         assert np.trapezoid(points[1], points[0]) == pytest.approx(expected, abs=1e-4)
+
+    def test_axes_say_what_is_drawn(self) -> None:
+        ax = roc(self.sample(1), self.sample(2), []).figure.axes[0]
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("signal efficiency", "1 − background efficiency")
 
     def test_legend_gives_the_interval_and_the_scheme(self) -> None:
         plot = roc(self.sample(1), self.sample(2), [self.sample(3)], "standard")
@@ -535,6 +644,16 @@ def test_learning_curves_mark_the_kept_epoch() -> None:
     assert labels == ["network 0", "network 1", "training", "validation", "kept epoch"]
 
 
+@pytest.mark.parametrize("folds", [2, 5, 6, 8, 10, 20])
+def test_networks_have_colours_of_their_own_and_none_is_grey(folds: int) -> None:
+    legend = learning_curves([history(f) for f in range(folds)]).figure.axes[0].get_legend()
+    colors = [to_rgb(line.get_color()) for line in legend.get_lines()]
+    networks, styles = colors[:folds], colors[folds:]
+    assert len(set(networks)) == folds
+    assert all(rgb_to_hsv(color)[1] > 0.2 for color in networks)
+    assert all(rgb_to_hsv(color)[1] == 0 for color in styles)
+
+
 def test_confusion_writes_shares_in_percent() -> None:
     plot = confusion([[0.75, 0.25], [None, None]], CLASSES)
     plot.png()
@@ -552,6 +671,16 @@ def test_category_without_an_auc_is_said() -> None:
     plot.png()
     assert plot.numbers == estimates
     assert "not defined" in [t.get_text() for t in plot.figure.axes[0].texts]
+
+
+def test_the_axis_of_an_auc_ends_at_one() -> None:
+    estimates = {
+        "a": {"value": 0.7, "low": 0.68, "high": 0.72},
+        "b": {"value": 0.994, "low": 0.99, "high": 0.997},
+    }
+    plot = category_auc(estimates)
+    assert plot.figure.axes[0].get_xlim()[1] == 1
+    assert category_auc({"a": estimates["a"]}).figure.axes[0].get_xlim()[1] < 1
 
 
 def appearance(count: int, color: str = "#123456") -> Appearance:

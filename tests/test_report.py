@@ -99,7 +99,8 @@ def content(summary: dict[str, Any], **changes: Any) -> ReportContent:
         "run": {
             "git": {"commit": "abc123", "dirty": False},
             "hosts": ["a", "b"],
-            "steps": [{"wall_s": 1.5}],
+            "fingerprint": summary["fingerprint"],
+            "steps": [{"step": "Train", "wall_s": 1.5}, {"step": "Plot", "wall_s": 2.5, "host": "a"}],
             "gpu": None,
         },
         "cutflows": {
@@ -177,15 +178,76 @@ class TestPage:
     def test_yields_and_cutflow_are_shown(self, summary: dict[str, Any]) -> None:
         text = Page(render(content(summary))).text
         assert "higgs_lvlv higgs 3,021 301.2 ± 5.5 2,989 755 4.01" in text
-        assert "wz – 250 0.0123 ± 0.0012 100.7 62 4.01" in text
+        assert "wjets vjets 1,800 30,100 ± 1,800 279 450 4.01" in text
+        assert "wz – 250 0.0123 ± 0.0012 101 62 4.01" in text
         assert "lepton2 41.2%" in text
         assert "leading_pt 250 25.0% –" in text
         assert "leading_pt 1,000 20.0% –" in text
 
-    def test_nested_provenance_is_flat(self, summary: dict[str, Any]) -> None:
+    def test_collision_data_are_a_number_without_error_or_test_columns(self, summary: dict[str, Any]) -> None:
+        counted = {"class": None, "entries": 4451, "yield": 4451.0, "uncertainty": 66.7, "effective": 4451.0}
+        summary["yields"]["data"] = counted | {"test_entries": 1173, "test_scale": 1.0}
+        assert "data – 4,451 4,451 4,451 – –" in Page(render(content(summary))).text
+        assert re.search(r"data +– +4,451 +4,451 +4,451 +–$", table(summary), re.MULTILINE)
+        summary["yields"]["data"]["test_scale"] = 4.0  # simulation with unit weights
+        assert "data – 4,451 4,451 ± 67 4,451 1,173 4" in Page(render(content(summary))).text
+
+    def test_cutflow_follows_the_order_of_the_yields(self, summary: dict[str, Any]) -> None:
+        flows = {name: Cutflow({"all": 1}, {"all": 1.0}) for name in ("other", *reversed(summary["yields"]))}
+        text = Page(render(content(summary, cutflows=flows))).text
+        assert text.count("After higgs_lvlv ttbar wjets wz other") == 2
+
+    def test_two_classes_need_no_auc_per_class(self, summary: dict[str, Any]) -> None:
+        headings = ("AUC of each class against the rest", "against each background alone")
         text = Page(render(content(summary))).text
-        for line in ("git.commit abc123", "git.dirty False", "hosts a, b", "steps[0].wall_s 1.5", "gpu –"):
+        assert all(heading in text for heading in headings)
+        summary["classes"] = ["higgs", "top"]
+        summary["metrics"]["test"]["confusion"] = [[0.9, 0.1], [0.2, 0.8]]
+        text = Page(render(content(summary))).text
+        assert not any(heading in text for heading in headings)
+        assert "AUC, higgs against the rest" in text
+
+    def test_small_numbers_keep_two_digits(self, summary: dict[str, Any]) -> None:
+        summary["significance"] |= {"value": 0.00824, "low": 0.00781, "high": 0.00861}
+        summary["significance"]["with_simulation_uncertainty"] = {"value": 0.0213, "low": 0.02, "high": 0.024}
+        point = summary["metrics"]["test"]["working_points"][0]
+        point["purity"] = {"value": 0.00165, "low": 0.00135, "high": 0.0022}
+        summary["metrics"]["test"]["working_points"][1]["purity"] = {"value": 0.9847, "low": 0.9784, "high": 0.9906}
+        text = Page(render(content(summary))).text
+        for part in ("0.0082 +0.0004 −0.0004 (68%)", "0.021 [0.020, 0.024] with the statistical uncertainty"):
+            assert part in text
+        for part in ("0.0016 [0.0014, 0.0022]", " 0.98 [0.98, 0.99]"):
+            assert part in text
+        assert "0.0082 [0.0078, 0.0086] in 12 bins; 0.021 [0.020, 0.024] with" in table(summary)
+
+    @pytest.mark.parametrize(
+        ("value", "error", "text"),
+        [
+            (222644445.9, 6556126.6, "(2.226 ± 0.066)·10⁸"),
+            (9999999.0, 999999.0, "(1.00 ± 0.10)·10⁷"),
+            (-3e8, 1.2e9, "(-0.3 ± 1.2)·10⁹"),
+            (20034.2, 298.2, "20,030 ± 300"),
+            (99.96, 0.996, "100.0 ± 1.0"),
+            (1.5e-5, 2e-6, "(1.50 ± 0.20)·10⁻⁵"),
+            (0.0, 0.0, "0"),
+        ],
+    )
+    def test_yields_have_the_digits_of_their_uncertainty(
+        self, summary: dict[str, Any], value: float, error: float, text: str
+    ) -> None:
+        summary["yields"]["wz"] |= {"yield": value, "uncertainty": error, "effective": 9.876}
+        assert f"wz – 250 {text} 9.88 62" in Page(render(content(summary))).text
+
+    def test_nested_provenance_is_flat_and_steps_are_a_folded_table(self, summary: dict[str, Any]) -> None:
+        html = render(content(summary))
+        text = Page(html).text
+        for line in ("git.commit abc123", "git.dirty False", "hosts a, b", "gpu –"):
             assert line in text
+        assert "steps[0]" not in text
+        assert text.partition("Provenance")[2].count(summary["fingerprint"]) == 1
+        folded = re.search(r"<details>.*</details>", html, re.DOTALL)
+        assert folded
+        assert Page(folded.group(0)).text == "steps (2) step wall s host Train 1.5 – Plot 2.5 a"
 
     def test_nothing_is_loaded_from_outside(self, summary: dict[str, Any]) -> None:
         html = render(content(summary))
@@ -309,9 +371,9 @@ class TestTable:
                 "process     class  selected            yield  effective  test events",
                 "────────────────────────────────────────────────────────────────────",
                 "higgs_lvlv  higgs     3,021      301.2 ± 5.5      2,989          755",
-                "ttbar       top       5,012     20,034 ± 298      4,514        1,253",
-                "wjets       vjets     1,800   30,122 ± 1,802      279.4          450",
-                "wz          –           250  0.0123 ± 0.0012      100.7           62",
+                "ttbar       top       5,012     20,030 ± 300      4,514        1,253",
+                "wjets       vjets     1,800   30,100 ± 1,800        279          450",
+                "wz          –           250  0.0123 ± 0.0012        101           62",
                 "",
                 "AUC against the rest               higgs              top            vjets",
                 "──────────────────────────────────────────────────────────────────────────",
@@ -338,13 +400,17 @@ class TestTable:
         parts = summary["metrics"]
         for part in (*parts["folds"], parts["out_of_fold"], parts["test"]):
             part["auc_per_class"] = dict.fromkeys(classes, one)
-        summary["classes"] = classes
+        summary |= {"classes": classes, "signal": classes[0]}
         entry = summary["yields"]["wz"] | {"yield": total, "uncertainty": error}
         summary["yields"] = {name: entry | {"class": name} for name in classes}
         text = table(summary)
         assert max(map(len, text.splitlines())) <= WIDTH
         for name in classes:
             assert name[:8] in text
+
+    def test_of_two_classes_the_signal_is_enough(self, summary: dict[str, Any]) -> None:
+        summary["classes"] = ["top", "higgs"]
+        assert re.search(r"^AUC against the rest +higgs$", table(summary), re.MULTILINE)
 
     def test_says_why_there_is_no_significance(self, summary: dict[str, Any]) -> None:
         summary["significance"] |= {"value": None, "reason": "not enough simulated events"}
