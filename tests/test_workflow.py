@@ -279,6 +279,42 @@ def test_collision_data_are_scored_without_retraining(law: Law) -> None:
     assert summary["yields"]["other"]["yield"] == summary["yields"]["other"]["entries"] == 300
 
 
+def test_why_says_what_changed(law: Law) -> None:
+    def lines(*arguments: str) -> list[str]:
+        done = law("Report", "--analysis", law.analysis, "--why", *arguments)
+        assert ran(done) == {}
+        return [line for line in done.stdout.splitlines() if line]
+
+    assert lines() == ["Report is complete: nothing would run."]
+    told = lines("--set", "training.learning_rate=0.003", "--set", "data.chunk=400")
+    assert "TrainFolds (toy fold 0, member 0; toy fold 1, member 0; toy fold 2, member 0): " in told[0]
+    assert told[0].endswith("training.learning_rate 0.002 → 0.003")
+    assert told[1] == "ExportEnsemble (toy): what it stands on is made anew"
+    assert not any("PrepareFolds" in line for line in told)
+
+    configuration = law.home / "toy" / "analysis.yaml"
+    configuration.write_text(configuration.read_text().replace("both: [mass]", "both: [mass, ratio]"))
+    first = lines()[0]
+    assert first.startswith("ComputeFeatures (features) (signal signal_0.root from 0; signal signal_0.root from 400; ")
+    assert first.endswith("and 5 more): names +ratio; function ratio is new")
+
+    physics = law.home / "toy" / "physics.py"
+    physics.write_text(physics.read_text().replace("2 * values", "3 * values"))
+    law("ComputeFeatures", "--analysis", law.analysis)
+    physics.write_text(physics.read_text().replace("3 * values", "4 * values"))
+    text = "\n".join(lines())
+    assert "function mass changed" in text
+
+    physics.write_text(physics.read_text().replace("4 * values", "3 * values"))
+    (removed, *_) = sorted(outputs(law, "SelectEvents"))
+    removed.unlink()
+    assert "its output events.parquet was removed" in lines()[0]
+    write_events(law.home / "toy" / "data" / "signal_0.root", 500, 5.0, seed=1)
+    assert any(line.startswith("ListInputs (signal signal_0.root): its input was rewritten") for line in lines())
+    write_events(law.home / "toy" / "data" / "signal_5.root", 100, 5.0, seed=9)
+    assert any(line == "ListInputs (signal signal_5.root): never ran" for line in lines())
+
+
 def test_overrides_do_not_replace_the_reference(law: Law) -> None:
     reference = (law.results / "toy").resolve()
     done = law("Report", "--analysis", law.analysis, "--set", "training.epochs=2", "--set", "model.hidden=[6]")

@@ -30,9 +30,20 @@ from analysis.errors import UserError, nearest
 from workflow.execution.dask import DaskWorkflow
 from workflow.execution.executor import say
 from workflow.execution.local import LocalWorkflow
-from workflow.identity import FORMAT, ROOT, canonical, fingerprint, library_versions, step_code, user_function
+from workflow.identity import (
+    FORMAT,
+    ROOT,
+    canonical,
+    fingerprint,
+    function_source,
+    library_versions,
+    step_code,
+    step_source,
+    user_function,
+)
 from workflow.messages import show_user_errors
 from workflow.plan import Plan, open_plan
+from workflow.reasons import earlier_runs, explain, source_file, why
 from workflow.store import atomic_write, staged, store_folder
 
 show_user_errors()
@@ -107,6 +118,13 @@ class Task(law.Task):
         description="show the traceback of a user's mistake too; default: False",
     )
 
+    why = luigi.BoolParameter(
+        default=False,
+        significant=False,
+        description="print every step that would run, each with its reason, and run nothing; default: False",
+    )
+
+    interactive_params = [*law.Task.interactive_params, "why"]
     exclude_index = True
     libraries: tuple[str, ...] = ()
 
@@ -151,6 +169,11 @@ class Task(law.Task):
     def title(self) -> str:
         """What lines of progress call this step."""
         return str(self.task_family)
+
+    @property
+    def subject(self) -> str:
+        """Which of the things under one label this is about; compared with earlier runs of the same subject."""
+        return ""
 
     def conclude(self) -> None:
         """Tell the user where the outputs are, when this is what was asked for and it is complete."""
@@ -261,8 +284,11 @@ class Task(law.Task):
 
     def _provenance(self, meter: Meter, before: Cost | None) -> dict[str, Any]:
         cost = meter.read() + (before or Cost())
+        self._keep_sources()
         return {
             "fingerprint": self.fingerprint,
+            "title": self.title,
+            "subject": self.subject,
             "parts": self.parts,
             "started": meter.started,
             "wall_seconds": round(cost.wall, 3),
@@ -273,6 +299,30 @@ class Task(law.Task):
             "versions": {name: version(name) for name in RECORDED},
             "code": source_version(),
         }
+
+    def _keep_sources(self) -> None:
+        """Keep the code behind the hashes, so that `--why` can show later what has changed in it."""
+        sources = {
+            self.parts["code"]: step_source(Path(str(sys.modules[type(self).__module__].__file__)), type(self).__name__)
+        }
+        for name, code in self.parts["functions"].items():
+            sources[code] = function_source(self.plan.analysis.physics_path, name)
+        for code, texts in sources.items():
+            path = source_file(store_folder(), code)
+            if not path.exists():
+                atomic_write(path, "\n\n\n".join(texts) + "\n")
+
+    def _why(self, _asked: bool) -> None:
+        """Print every step that would run, each with its reason: law calls this for `--why`."""
+        lines = list(why(self)) or [f"{self.task_family} is complete: nothing would run."]
+        sys.stdout.write("\n".join(lines) + "\n")
+
+    def reasons(self) -> list[str]:
+        """Why this step would run, apart from what it stands on."""
+        if self.path(self.provenance_name).exists():
+            gone = [name for name in self.files() if not self.path(name).exists()]
+            return [f"its output {', '.join(gone)} was removed"] if gone else []
+        return explain(self.parts, earlier_runs(self.folder.parent, self.title, self.subject), store_folder())
 
 
 Task.event_handler(luigi.Event.SUCCESS)(_say_where)

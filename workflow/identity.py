@@ -84,7 +84,12 @@ def step_code(path: Path, name: str) -> str:
         Hash over normalised source. Modules of `analysis` and `models` count whole, with all that they import. Other
         task classes don't count: what a step requires is in its identity by fingerprint.
     """
-    return _digest(_trace(path, name, _STEPS))
+    return _digest(step_source(path, name))
+
+
+def step_source(path: Path, name: str) -> list[str]:
+    """The normalised source that `step_code` hashes."""
+    return _trace(path, name, _STEPS)
 
 
 def user_function(path: Path, name: str, *, labels: bool = False) -> str:
@@ -99,7 +104,12 @@ def user_function(path: Path, name: str, *, labels: bool = False) -> str:
         name: Name of the function.
         labels: Count the labels and units of its plots too.
     """
-    return _digest(_trace(path, name, _EXAMPLES, labels=labels))
+    return _digest(function_source(path, name, labels=labels))
+
+
+def function_source(path: Path, name: str, *, labels: bool = False) -> list[str]:
+    """The normalised source that `user_function` hashes."""
+    return _trace(path, name, _EXAMPLES, labels=labels)
 
 
 def _trace(path: Path, name: str, followed: str, *, labels: bool = True) -> list[str]:

@@ -14,7 +14,7 @@ from analysis.config import Configuration
 from workflow.base import Workflow, branches_of
 from workflow.identity import fingerprint
 from workflow.plan import EntryRange
-from workflow.tasks.select import Layout, SelectEvents, source_of
+from workflow.tasks.select import Layout, SelectEvents, source_of, subject_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class ComputeFeatures(Workflow):
     @property
     def label(self) -> str:
         return str(self.branch_data.file.dataset)
+
+    @property
+    def subject(self) -> str:
+        return subject_of(self.branch_data)
 
     @property
     def title(self) -> str:

@@ -34,6 +34,10 @@ class ListInputs(Workflow):
     def label(self) -> str:
         return str(self.branch_data.dataset)
 
+    @property
+    def subject(self) -> str:
+        return str(self.branch_data.key)
+
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
         if any(file.path is None for file in self.branch_map.values()):

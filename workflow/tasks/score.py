@@ -39,6 +39,10 @@ class ScoreEvents(Workflow):
     def label(self) -> str:
         return str(self.branch_data.dataset)
 
+    @property
+    def subject(self) -> str:
+        return str(self.branch_data.key)
+
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
         files = set(self.branch_map.values())

@@ -62,6 +62,10 @@ class SelectEvents(Workflow):
     def label(self) -> str:
         return str(self.branch_data.file.dataset)
 
+    @property
+    def subject(self) -> str:
+        return subject_of(self.branch_data)
+
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
         files = {self.plan.files.index(chunk.file) for chunk in self.branch_map.values()}
@@ -126,6 +130,11 @@ class SelectEvents(Workflow):
                 "totals": {name: asdict(totals) for name, totals in selected.totals.items()},
             },
         )
+
+
+def subject_of(chunk: EntryRange) -> str:
+    """A chunk in a few words."""
+    return f"{chunk.file.key} from {chunk.start}"
 
 
 def source_of(layout: Layout, inputs: ListInputs) -> Source:

@@ -34,6 +34,10 @@ class SimulateEvents(Workflow):
     def label(self) -> str:
         return str(self.branch_data[0])
 
+    @property
+    def subject(self) -> str:
+        return f"part {self.branch_data[1]}"
+
     def slice(self, config: Configuration) -> Simulated:
         dataset, part = self.branch_data
         simulate = config.data.datasets[dataset].simulate

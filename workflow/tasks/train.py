@@ -43,6 +43,10 @@ class TrainFolds(Workflow):
         config = self.plan.config
         return [(fold, member) for fold in range(config.folds.count) for member in range(config.training.members)]
 
+    @property
+    def subject(self) -> str:
+        return f"fold {self.branch_data[0]}, member {self.branch_data[1]}"
+
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
         reqs.pool = PrepareFolds.req(self)
