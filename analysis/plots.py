@@ -1167,13 +1167,14 @@ def _per_bin(quantity: str, edges: FloatArray, unit: str) -> str:
 
 
 def _plain(text: str) -> str:
-    r"""Text without mathematics, for headings: ``$p_\mathrm{T}^{\ell_1}$`` becomes p_T^ℓ_1."""
+    r"""Text without mathematics, for headings: ``$p_\mathrm{T}^{\ell_1}$`` becomes p_T^ℓ₁."""
     parts = text.split("$")
     if len(parts) % 2 == 0:
         return text
     for i in range(1, len(parts), 2):
         math = re.sub(r"\\([A-Za-z]+)", lambda match: _symbol(match[1]), parts[i])
-        parts[i] = re.sub(r"[{}]|\\[^A-Za-z]", "", math)
+        bare = re.sub(r"[{}]|\\[^A-Za-z]", "", math)
+        parts[i] = re.sub(r"_(\d)", lambda match: chr(ord("₀") + int(match[1])), bare)
     return " ".join("".join(parts).split())
 
 
@@ -1183,7 +1184,7 @@ def _symbol(command: str) -> str:
         return _SYMBOLS[command]
     case = "CAPITAL" if command[0].isupper() else "SMALL"
     try:
-        return unicodedata.lookup(f"GREEK {case} LETTER {command.upper()}")
+        return unicodedata.lookup(f"GREEK {case} LETTER {command.removeprefix('var').upper()}")
     except KeyError:
         return ""
 

@@ -181,7 +181,7 @@ def table(summary: Mapping[str, Any]) -> str:
         known = _significant(significance)
         limited = _significant(significance["with_simulation_uncertainty"])
         last = f"Expected significance: {known} in {_plural(significance['bins'], 'bin')};"
-        last += f" {limited} with simulation statistics"
+        last += f" {limited} with MC statistics"
     blocks.append(_cut(last, WIDTH))
     return "\n\n".join(blocks)
 

@@ -323,8 +323,8 @@ class TestFeatureDistributions:
 
     def test_heading_holds_the_label_as_plain_text_and_the_name(self) -> None:
         labels = {
-            "pt": (r"$p_\mathrm{T}^{\ell_1}$", "p_T^ℓ_1 (pt)"),
-            "dphi": (r"$\Delta\phi(\ell, j)$ of jets", "Δφ(ℓ, j) of jets (dphi)"),
+            "pt": (r"$p_\mathrm{T}^{\ell_1}$", "p_T^ℓ₁ (pt)"),
+            "dphi": (r"$\Delta\varphi(\ell, j)$ of jets", "Δφ(ℓ, j) of jets (dphi)"),
             "cost": ("cost in $", "cost in $ (cost)"),
             "met": ("met", "met"),
         }

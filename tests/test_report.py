@@ -383,7 +383,7 @@ class TestTable:
                 "out-of-fold (rotating)   0.9300 ± 0.0123  0.9300 ± 0.0123  0.9300 ± 0.0123",
                 "ensemble on test events  0.9400 ± 0.0123  0.9400 ± 0.0123  0.9400 ± 0.0123",
                 "",
-                "Expected significance: 2.31 [2.10, 2.55] in 12 bins; 1.87 [1.70, 2.00] with simulation statistics",
+                "Expected significance: 2.31 [2.10, 2.55] in 12 bins; 1.87 [1.70, 2.00] with MC statistics",
             ]
         )
 
