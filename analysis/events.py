@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import awkward as ak
 import numpy as np
@@ -15,56 +13,13 @@ import numpy.typing as npt
 import uproot
 
 from analysis.errors import UserError, nearest
+from analysis.sources import FileRecord, Source
 
 if TYPE_CHECKING:
     from analysis.config import GeneratedSum
 
-Format = Literal["nanoaod", "flat"]
-
 _TREES = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple", "ROOT::Experimental::RNTuple")
 """ROOT classes that hold entries."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What identifies a file from outside: found once, before the graph is built.
-
-    Attributes:
-        uuid: The file's ROOT UUID.
-        size: Size in bytes.
-        end: ``fEND`` of the header: where ROOT thinks the file ends.
-        tree: Key of the tree that was looked at.
-        entries: Entries of that tree.
-    """
-
-    uuid: str
-    size: int
-    end: int
-    tree: str
-    entries: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """One bounded range of entries of one tree, and how to read it.
-
-    Attributes:
-        path: File or root:// URL.
-        tree: Name of the tree, without cycle.
-        layout: `nanoaod` groups branches to collections, `flat` leaves them as they stand.
-        start: First entry.
-        stop: One past the last entry.
-        sentinels: Value per branch that stands for "not there".
-        uuid: The file's ROOT UUID when the run began; empty for files that are known otherwise.
-    """
-
-    path: str
-    tree: str
-    layout: Format
-    start: int
-    stop: int
-    sentinels: Mapping[str, float]
-    uuid: str = ""
 
 
 def is_remote(path: str) -> bool:

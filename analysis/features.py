@@ -9,8 +9,9 @@ import numpy as np
 
 from analysis.columns import to_option
 from analysis.errors import UserError
-from analysis.events import Events, Source
+from analysis.events import Events
 from analysis.functions import Function, call
+from analysis.sources import Source
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.errors import UserError
-from analysis.events import Events, Source
+from analysis.events import Events
+from analysis.sources import Source
 
 Function = Callable[[Events], Any]
 

@@ -11,39 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.errors import UserError
-from analysis.events import Events, Source, read
+from analysis.events import Events, read
 from analysis.functions import Function, call_mask
+from analysis.sources import SelectionSettings, Source
 from analysis.splitting import event_identity, is_test, key_of
 from analysis.weights import Totals
-
-
-@dataclass(frozen=True)
-class SelectionSettings:
-    """All that decides which entries are kept and what is recorded of them.
-
-    Attributes:
-        sample: Sample key of the data set.
-        file_key: Key of the file, used in place of event numbers where there are none.
-        identity: Names of the identity columns; empty if file and entry identify an event.
-        processes: For each process in this data set, the values that branches must have; empty for all entries.
-        generator: Branch of the generator weight; None for weight 1, as for collision data.
-        cuts: Names of the cut functions, in order.
-        training_cuts: Names of the further cuts on training events.
-        categories: Category name to function name.
-        test_fraction: Share of test events.
-        test_salt: Salt of the test bucket.
-    """
-
-    sample: str
-    file_key: str
-    identity: tuple[str, ...]
-    processes: Mapping[str, Mapping[str, float]]
-    generator: str | None
-    cuts: tuple[str, ...]
-    training_cuts: tuple[str, ...]
-    categories: Mapping[str, str]
-    test_fraction: float
-    test_salt: str
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ import numpy as np
 import uproot
 
 from analysis.config import Analysis, load_analysis
-from analysis.events import Source, inspect_file, read
+from analysis.events import inspect_file, read
 from analysis.features import compute
-from analysis.selection import SelectionSettings, select
+from analysis.selection import select
 from analysis.simulation import simulate, write_part
+from analysis.sources import SelectionSettings, Source
 
 SIMULATED, ENTRIES = 2_000, 200_000
 """Events that are simulated, and entries of the default file, drawn from them with replacement."""

@@ -16,9 +16,10 @@ import uproot
 import yaml
 
 from analysis.config import load_analysis
-from analysis.events import Source, read
+from analysis.events import read
 from analysis.features import compute
 from analysis.friends import Scores, write_friend
+from analysis.sources import Source
 from analysis.splitting import event_identity, fold_of, is_test
 from analysis.statistics import Histogram, pyhf_workspace
 from models.ensemble import Ensemble, combine, predict

@@ -14,7 +14,8 @@ import uproot
 
 from analysis.config import GeneratedSum
 from analysis.errors import UserError
-from analysis.events import Events, Source, inspect_file, read, read_generated
+from analysis.events import Events, inspect_file, read, read_generated
+from analysis.sources import Source
 
 WriteRoot = Callable[..., str]
 COUNT = 1000

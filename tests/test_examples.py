@@ -17,10 +17,11 @@ from scipy.optimize import brentq
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from analysis.config import Analysis, load_analysis
-from analysis.events import Source, inspect_file, read
+from analysis.events import inspect_file, read
 from analysis.features import compute
 from analysis.metrics import roc_auc
-from analysis.selection import Selected, SelectionSettings, select
+from analysis.selection import Selected, select
+from analysis.sources import SelectionSettings, Source
 
 NAMES = ("higgsml", "atlas_hww", "cms_tutorial")
 GIVE_AWAY = {

@@ -520,7 +520,7 @@ def test_a_file_is_known_by_what_it_is(
 
 
 def test_a_remote_file_is_asked_anew_in_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from analysis.events import FileRecord
+    from analysis.sources import FileRecord
 
     monkeypatch.setenv("EVENTFOLD_STORE", str(tmp_path))
     for uuid in ("first", "second"):

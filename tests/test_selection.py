@@ -14,10 +14,11 @@ import pytest
 
 from analysis.config import load_physics
 from analysis.errors import UserError
-from analysis.events import Source, read
+from analysis.events import read
 from analysis.features import branch, compute, feature
 from analysis.functions import Function
-from analysis.selection import Cutflow, SelectionSettings, select
+from analysis.selection import Cutflow, select
+from analysis.sources import SelectionSettings, Source
 from analysis.splitting import event_identity, is_test, key_of
 from analysis.weights import Totals
 

@@ -14,8 +14,9 @@ import uproot
 from analysis import simulation
 from analysis.config import load_analysis
 from analysis.errors import UserError
-from analysis.events import Events, Source, read
+from analysis.events import Events, read
 from analysis.simulation import SAMPLES, Particles, SimulatedPart, simulate, write_part
+from analysis.sources import Source
 
 SIZES = {"ggh_lvlv": 350, "ggh_lvqq": 350, "ttbar": 400, "ww": 500, "dy_ll": 800, "dy_tautau": 40, "wjets": 800}
 SEED = 11

@@ -36,7 +36,6 @@ _WHOLE = "*"
 _DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__", "importlib"}
 _UNCOUNTED = {"analysis.config", "analysis.errors", "models.settings"}
 """Modules that only say what may be configured and how mistakes are worded: slices hold the values themselves."""
-_TASKS = {"Task", "Workflow"}
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
@@ -202,7 +201,8 @@ class _Symbols:
     def is_task(self, name: str) -> bool:
         """Whether a name is a task class of the graph."""
         return any(
-            isinstance(node, ast.ClassDef) and any(_names(base) & _TASKS for base in node.bases)
+            isinstance(node, ast.ClassDef)
+            and any(isinstance(base, ast.Name) and base.id.endswith(("Task", "Workflow")) for base in node.bases)
             for node in self.nodes.get(name, ())
         )
 

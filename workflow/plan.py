@@ -13,19 +13,9 @@ from pathlib import Path
 
 from analysis.config import EXAMPLES, Analysis, DataSet, data_folder, load_analysis
 from analysis.errors import UserError
+from analysis.sources import FileRecord
 from workflow.identity import defined_names, user_function
 from workflow.store import atomic_write, store_folder
-
-
-@dataclass(frozen=True)
-class FileIdentity:
-    """What identifies a file from outside: the fields of `analysis.events.FileRecord`."""
-
-    uuid: str
-    size: int
-    end: int
-    tree: str
-    entries: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class InputFile:
     key: str
     entries: int
     path: str | None
-    identity: FileIdentity | None
+    identity: FileRecord | None
 
 
 @dataclass(frozen=True)
@@ -199,17 +189,17 @@ def _expand(name: str, dataset: DataSet, folder: Path | None) -> list[str]:
     return paths
 
 
-def _inspect(places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], FileIdentity]:
+def _inspect(places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], FileRecord]:
     """Identify files, each opened once and remembered by path, size and time of modification."""
     memory = store_folder() / "inventory.json"
     known = json.loads(memory.read_text()) if memory.exists() else {}
-    result: dict[tuple[str, str], FileIdentity] = {}
+    result: dict[tuple[str, str], FileRecord] = {}
     unknown: list[tuple[str, str]] = []
     for path, tree in places:
         entry = known.get(f"{path}:{tree}")
         stamp = _stamp(path)
         if entry is not None and stamp is not None and entry["stamp"] == stamp:
-            result[path, tree] = FileIdentity(**entry["identity"])
+            result[path, tree] = FileRecord(**entry["identity"])
         else:
             unknown.append((path, tree))
     if unknown:
@@ -218,7 +208,7 @@ def _inspect(places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], FileIde
         found = {}
         with ThreadPoolExecutor(max_workers=8) as pool:
             for place, record in zip(unknown, pool.map(lambda p: inspect_file(*p), unknown), strict=True):
-                result[place] = FileIdentity(**asdict(record))
+                result[place] = record
                 found[f"{place[0]}:{place[1]}"] = {"stamp": _stamp(place[0]), "identity": asdict(record)}
         # Read anew: another run may have added its own files meanwhile.
         known = json.loads(memory.read_text()) if memory.exists() else {}

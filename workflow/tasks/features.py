@@ -11,10 +11,10 @@ from typing import Any
 import luigi
 
 from analysis.config import Configuration
-from workflow.base import Workflow, branches_of
+from workflow.base import branches_of
 from workflow.identity import fingerprint
-from workflow.plan import EntryRange
-from workflow.tasks.select import Layout, SelectEvents, source_of, subject_of
+from workflow.tasks.branches import ChunkWorkflow
+from workflow.tasks.select import Layout, SelectEvents, source_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class FeatureSlice:
     names: tuple[str, ...]
 
 
-class ComputeFeatures(Workflow):
+class ComputeFeatures(ChunkWorkflow):
     """Call the functions of one group on the selected events; one branch per file and entry range.
 
     Each column has an identity of its own, so that a new or changed function computes alone.
@@ -38,17 +38,6 @@ class ComputeFeatures(Workflow):
         choices=("features", "factors", "spectators"),
         description="which functions to call; default: features",
     )
-
-    def create_branch_map(self) -> list[EntryRange]:
-        return list(self.plan.chunks)
-
-    @property
-    def label(self) -> str:
-        return str(self.branch_data.file.dataset)
-
-    @property
-    def subject(self) -> str:
-        return subject_of(self.branch_data)
 
     @property
     def title(self) -> str:

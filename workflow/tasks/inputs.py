@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration, GeneratedSum
-from workflow.base import Workflow, write_json
+from workflow.base import write_json
 from workflow.plan import InputFile
+from workflow.tasks.branches import FileWorkflow
 from workflow.tasks.simulate import SimulateEvents
 
 
@@ -22,21 +23,10 @@ class Listed:
     generated: GeneratedSum | None
 
 
-class ListInputs(Workflow):
+class ListInputs(FileWorkflow):
     """Check a file's header and length, its entries and its sum of generated weights; one branch per file."""
 
     exclude_index = False
-
-    def create_branch_map(self) -> list[InputFile]:
-        return list(self.plan.files)
-
-    @property
-    def label(self) -> str:
-        return str(self.branch_data.dataset)
-
-    @property
-    def subject(self) -> str:
-        return str(self.branch_data.key)
 
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()

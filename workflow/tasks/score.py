@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
-from workflow.base import Workflow, branches_of
-from workflow.plan import InputFile
+from workflow.base import branches_of
+from workflow.tasks.branches import FileWorkflow
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.features import ComputeFeatures
 from workflow.tasks.inputs import ListInputs
@@ -26,22 +26,11 @@ class ScoreSlice:
     salt: str
 
 
-class ScoreEvents(Workflow):
+class ScoreEvents(FileWorkflow):
     """Apply the ensemble to the selected events; one branch per input file, whatever its process."""
 
     exclude_index = False
     libraries = ("torch",)
-
-    def create_branch_map(self) -> list[InputFile]:
-        return list(self.plan.files)
-
-    @property
-    def label(self) -> str:
-        return str(self.branch_data.dataset)
-
-    @property
-    def subject(self) -> str:
-        return str(self.branch_data.key)
 
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()

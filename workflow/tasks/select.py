@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analysis.config import Configuration
-from workflow.base import Workflow, branches_of, write_json
+from analysis.sources import Format, SelectionSettings, Source
+from workflow.base import branches_of, write_json
 from workflow.plan import EntryRange
+from workflow.tasks.branches import ChunkWorkflow
 from workflow.tasks.inputs import ListInputs
-
-if TYPE_CHECKING:
-    from analysis.events import Format, Source
 
 
 @dataclass(frozen=True)
@@ -35,36 +34,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class SelectSlice:
-    """What decides which entries are kept, and what is recorded of them."""
+    """How a chunk is read, and what decides which of its entries are kept."""
 
     layout: Layout
-    sample: str
-    file_key: str
-    identity: tuple[str, ...]
-    processes: dict[str, dict[str, float]]
-    generator: str | None
-    cuts: tuple[str, ...]
-    training_cuts: tuple[str, ...]
-    categories: dict[str, str]
-    test_fraction: float
-    test_salt: str
+    selection: SelectionSettings
 
 
-class SelectEvents(Workflow):
+class SelectEvents(ChunkWorkflow):
     """Apply the cuts; record identity, process, generator weight and cutflow; one branch per file and entry range."""
 
     exclude_index = False
-
-    def create_branch_map(self) -> list[EntryRange]:
-        return list(self.plan.chunks)
-
-    @property
-    def label(self) -> str:
-        return str(self.branch_data.file.dataset)
-
-    @property
-    def subject(self) -> str:
-        return subject_of(self.branch_data)
 
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
@@ -79,8 +58,7 @@ class SelectEvents(Workflow):
     def slice(self, config: Configuration) -> SelectSlice:
         chunk: EntryRange = self.branch_data
         dataset = chunk.file.dataset
-        return SelectSlice(
-            layout=Layout.of(config, chunk),
+        selection = SelectionSettings(
             sample=config.sample_of(dataset),
             # With event numbers the name of the file decides nothing.
             file_key="" if config.identity.columns else chunk.file.key,
@@ -93,9 +71,10 @@ class SelectEvents(Workflow):
             test_fraction=config.folds.test_fraction,
             test_salt=config.folds.test_salt,
         )
+        return SelectSlice(Layout.of(config, chunk), selection)
 
     def functions(self) -> Iterable[str]:
-        s: SelectSlice = self.settings
+        s: SelectionSettings = self.settings.selection
         return (*s.cuts, *s.training_cuts, *s.categories.values())
 
     def files(self) -> Sequence[str]:
@@ -103,25 +82,11 @@ class SelectEvents(Workflow):
 
     def compute(self, out: Path) -> None:
         from analysis.columns import write_columns
-        from analysis.selection import SelectionSettings, select
+        from analysis.selection import select
 
         s: SelectSlice = self.settings
-        selected = select(
-            source_of(s.layout, self.requires()["inputs"]),
-            SelectionSettings(
-                sample=s.sample,
-                file_key=s.file_key,
-                identity=s.identity,
-                processes=s.processes,
-                generator=s.generator,
-                cuts=s.cuts,
-                training_cuts=s.training_cuts,
-                categories=s.categories,
-                test_fraction=s.test_fraction,
-                test_salt=s.test_salt,
-            ),
-            {name: getattr(self.plan.analysis.physics, name) for name in self.functions()},
-        )
+        functions = {name: getattr(self.plan.analysis.physics, name) for name in self.functions()}
+        selected = select(source_of(s.layout, self.requires()["inputs"]), s.selection, functions)
         write_columns(out / "events.parquet", selected.columns)
         write_json(
             out / "cutflow.json",
@@ -132,15 +97,8 @@ class SelectEvents(Workflow):
         )
 
 
-def subject_of(chunk: EntryRange) -> str:
-    """A chunk in a few words."""
-    return f"{chunk.file.key} from {chunk.start}"
-
-
 def source_of(layout: Layout, inputs: ListInputs) -> Source:
     """The range of entries that a layout describes, in a file."""
-    from analysis.events import Source
-
     identity = inputs.branch_data.identity
     uuid = "" if identity is None else identity.uuid
     return Source(inputs.events_path(), layout.tree, layout.layout, layout.start, layout.stop, layout.sentinels, uuid)

@@ -1,0 +1,40 @@
+"""What branches are made of: input files, or chunks of them."""
+
+from __future__ import annotations
+
+from workflow.base import Workflow
+from workflow.plan import EntryRange, InputFile
+
+
+class FileWorkflow(Workflow):
+    """A step with one branch per input file."""
+
+    exclude_index = True
+
+    def create_branch_map(self) -> list[InputFile]:
+        return list(self.plan.files)
+
+    @property
+    def label(self) -> str:
+        return str(self.branch_data.dataset)
+
+    @property
+    def subject(self) -> str:
+        return str(self.branch_data.key)
+
+
+class ChunkWorkflow(Workflow):
+    """A step with one branch per input file and range of entries."""
+
+    exclude_index = True
+
+    def create_branch_map(self) -> list[EntryRange]:
+        return list(self.plan.chunks)
+
+    @property
+    def label(self) -> str:
+        return str(self.branch_data.file.dataset)
+
+    @property
+    def subject(self) -> str:
+        return f"{self.branch_data.file.key} from {self.branch_data.start}"
