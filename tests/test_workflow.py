@@ -341,6 +341,17 @@ def test_status_shows_the_graph(law: Law) -> None:
     assert "absent" not in shown
 
 
+def test_provenance_is_a_tree(law: Law) -> None:
+    lines = law("Report", "--analysis", law.analysis, "--print-provenance").stdout.splitlines()
+    assert lines[0].startswith("Report: ")
+    assert any(line.startswith("├─ ExportEnsemble: ") for line in lines)
+    (training,) = [line for line in lines if "TrainFolds: " in line]
+    assert "3 of 3 branches" in training
+    assert float(re.findall(r"([\d.]+) CPU-s", training)[0]) > 0
+    assert sum("PrepareFolds (above)" in line for line in lines) >= 2
+    assert not any("no record" in line for line in lines)
+
+
 def break_branch(law: Law) -> str:
     """Name a branch that is not there."""
     physics = law.home / "toy" / "physics.py"

@@ -27,6 +27,7 @@ import luigi
 
 from analysis.config import EXAMPLES, Configuration
 from analysis.errors import UserError, nearest
+from workflow import lineage
 from workflow.execution.dask import DaskWorkflow
 from workflow.execution.executor import say
 from workflow.execution.local import LocalWorkflow
@@ -124,7 +125,13 @@ class Task(law.Task):
         description="print every step that would run, each with its reason, and run nothing; default: False",
     )
 
-    interactive_params = [*law.Task.interactive_params, "why"]
+    print_provenance = luigi.BoolParameter(
+        default=False,
+        significant=False,
+        description="print what the outputs stand on and how each step was made, and run nothing; default: False",
+    )
+
+    interactive_params = [*law.Task.interactive_params, "why", "print_provenance"]
     exclude_index = True
     libraries: tuple[str, ...] = ()
 
@@ -317,6 +324,10 @@ class Task(law.Task):
         lines = list(why(self)) or [f"{self.task_family} is complete: nothing would run."]
         sys.stdout.write("\n".join(lines) + "\n")
 
+    def _print_provenance(self, _asked: bool) -> None:
+        """Print the lineage of the outputs: law calls this for `--print-provenance`."""
+        sys.stdout.write("\n".join(lineage.tree(self)) + "\n")
+
     def reasons(self) -> list[str]:
         """Why this step would run, apart from what it stands on."""
         if self.path(self.provenance_name).exists():
@@ -413,11 +424,6 @@ def source_version() -> dict[str, Any]:
 
     status = git("status", "--porcelain")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON output."""
-    return json.loads(path.read_text())
 
 
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import luigi
 
+from workflow.lineage import is_workflow
+from workflow.store import read_json
+
 MISSING = object()
 NAMED = 3
 """How many branches a line names before it counts the rest."""
@@ -30,7 +33,7 @@ def earlier_runs(folder: Path, title: str, subject: str) -> list[dict[str, Any]]
     """
     records = []
     for path in folder.glob("*/provenance*.json"):
-        record = json.loads(path.read_text())
+        record = read_json(path)
         if (record["title"], record["subject"]) == (title, subject):
             records.append(record)
     return sorted(records, key=lambda record: str(record["started"]))
@@ -75,7 +78,7 @@ def _incomplete(task: Any, seen: set[str]) -> Iterator[Any]:
     seen.add(task.task_id)
     for required in luigi.task.flatten(task.requires()):
         yield from _incomplete(required, seen)
-    if getattr(task, "is_workflow", lambda: False)():
+    if is_workflow(task):
         for branch in task.get_branch_tasks().values():
             yield from _incomplete(branch, seen)
     else:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
-from workflow.base import Task, read_json, write_json
+from workflow.base import Task, write_json
+from workflow.store import read_json
 from workflow.tasks.export import ONNX_TOLERANCE, ExportEnsemble
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.score import ScoreEvents

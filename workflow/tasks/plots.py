@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
-from workflow.base import Task, read_json, write_json
+from workflow.base import Task, write_json
+from workflow.store import read_json
 from workflow.tasks.evaluate import EvaluateEnsemble, EvaluateSlice, load_scored, require_scored
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.train import TrainFolds

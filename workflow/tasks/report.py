@@ -8,7 +8,7 @@ import socket
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import luigi
 
 from analysis.config import Configuration
 from analysis.errors import UserError
-from workflow.base import Task, read_json, source_version, write_json
+from workflow.base import Task, source_version, write_json
 from workflow.identity import ROOT, canonical
-from workflow.store import results_folder
+from workflow.lineage import recorded
+from workflow.store import read_json, results_folder
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.plots import PlotResults
@@ -72,7 +73,7 @@ class Report(Task):
         summary = self._summary(requirements)
         write_json(out / "summary.json", summary)
         (out / "table.txt").write_text(table(summary) + "\n")
-        run = self._run(requirements)
+        run = self._run()
         write_json(out / "run.json", run)
         for name, target in self._links(requirements).items():
             (out / name).parent.mkdir(exist_ok=True)
@@ -102,7 +103,7 @@ class Report(Task):
             "warnings": warnings_of(config, evaluation, [f.key for f in self.plan.files if f.entries == 0]),
         }
 
-    def _run(self, requirements: dict[str, Any]) -> dict[str, Any]:
+    def _run(self) -> dict[str, Any]:
         """`run.json`: when, where and at what cost."""
         steps = [
             {
@@ -113,7 +114,8 @@ class Report(Task):
                     for k in ("fingerprint", "started", "wall_seconds", "cpu_seconds", "peak_memory_mb", "host")
                 },
             }
-            for task, record in provenance(requirements)
+            for task, record in recorded(self)
+            if task is not self
         ]
         return {
             "analysis": self.settings.config.name,
@@ -212,19 +214,3 @@ def warnings_of(config: Configuration, evaluation: dict[str, Any], empty: Sequen
             "file moves its events to other folds."
         )
     return found
-
-
-def provenance(requirements: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Every step that a result stands on, once, with what its provenance says."""
-    waiting = list(luigi.task.flatten(requirements))
-    seen: set[Path] = set()
-    while waiting:
-        task = waiting.pop()
-        if getattr(task, "is_workflow", lambda: False)():
-            waiting += task.get_branch_tasks().values()
-            continue
-        record = task.path(task.provenance_name)
-        if record not in seen:
-            seen.add(record)
-            yield task, read_json(record)
-            waiting += luigi.task.flatten(task.requires())

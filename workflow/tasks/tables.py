@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
-from workflow.base import Task, branches_of, read_json
+from workflow.base import Task, branches_of
+from workflow.store import read_json
 from workflow.tasks.features import ComputeFeatures, names_of
 from workflow.tasks.inputs import ListInputs
 from workflow.tasks.select import SelectEvents

@@ -1,0 +1,73 @@
+"""What a result stands on: the provenance of every step, as a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import luigi
+
+from workflow.store import read_json
+
+
+def recorded(task: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Every step and branch that a task stands on, itself included, once, with what its provenance says."""
+    waiting, seen = [task], set()
+    while waiting:
+        step = waiting.pop()
+        if is_workflow(step):
+            waiting += step.get_branch_tasks().values()
+            continue
+        path = step.path(step.provenance_name)
+        if path not in seen:
+            seen.add(path)
+            if path.exists():
+                yield step, read_json(path)
+            waiting += luigi.task.flatten(step.requires())
+
+
+def tree(task: Any) -> Iterator[str]:
+    """Lines of a tree: each step with when, where, at what cost and by what code it was made.
+
+    Branches of a step share a line; a step that has been shown stands as one word from then on.
+    """
+    seen: set[str] = set()
+
+    def visit(title: str, steps: list[Any], prefix: str, branch: str) -> Iterator[str]:
+        first = title not in seen
+        seen.add(title)
+        yield f"{prefix}{branch}{title}" + (f": {_summary(steps)}" if first else " (above)")
+        if not first:
+            return
+        below: dict[str, list[Any]] = {}
+        for step in steps:
+            for required in luigi.task.flatten(step.requires()):
+                members = list(required.get_branch_tasks().values()) if is_workflow(required) else [required]
+                below.setdefault(required.title, []).extend(members)
+        inner = prefix + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
+        for number, (name, members) in enumerate(below.items()):
+            unique = list({member.task_id: member for member in members}.values())
+            yield from visit(name, unique, inner, "└─ " if number == len(below) - 1 else "├─ ")
+
+    members = list(task.get_branch_tasks().values()) if is_workflow(task) else [task]
+    yield from visit(task.title, members, "", "")
+
+
+def is_workflow(task: Any) -> bool:
+    """Whether a task stands for all branches of a workflow."""
+    return bool(getattr(task, "is_workflow", lambda: False)())
+
+
+def _summary(steps: list[Any]) -> str:
+    """How the outputs of some branches were made, in one line."""
+    records = [read_json(path) for step in steps if (path := step.path(step.provenance_name)).exists()]
+    if not records:
+        return "no record"
+    parts = [f"{len(records)} of {len(steps)} branches"] if len(steps) > 1 else [str(records[0]["fingerprint"])]
+    parts.append(max(str(r["started"]) for r in records))
+    parts.append(f"{sum(r['cpu_seconds'] for r in records):.1f} CPU-s")
+    parts.append(f"{max(r['peak_memory_mb'] for r in records):.0f} MB")
+    parts.append(" ".join(sorted({str(r["host"]) for r in records})))
+    commits = {(str(r["code"]["commit"] or "no commit")[:10], bool(r["code"]["dirty"])) for r in records}
+    parts.append(" ".join(sorted(commit + (" + changes" if dirty else "") for commit, dirty in commits)))
+    return ", ".join(parts)
