@@ -20,11 +20,11 @@ from analysis.weights import Totals
 
 @dataclass(frozen=True)
 class Cutflow:
-    """Entries and generator weights of one process that remain after each cut.
+    """Entries and weights of one process that remain after each cut.
 
     Attributes:
         entries: Number after each step; the first step, `all`, is before any cut.
-        sum_of_weights: Σw of generator weights after each step.
+        sum_of_weights: Σw after each step: of generator weights as a chunk counts them, of physics weights once scaled.
     """
 
     entries: dict[str, int] = field(default_factory=dict)
@@ -36,6 +36,10 @@ class Cutflow:
             {s: self.entries.get(s, 0) + other.entries.get(s, 0) for s in steps},
             {s: self.sum_of_weights.get(s, 0.0) + other.sum_of_weights.get(s, 0.0) for s in steps},
         )
+
+    def scaled(self, factor: float) -> Cutflow:
+        """The same with all weights times a factor."""
+        return Cutflow(self.entries, {step: factor * value for step, value in self.sum_of_weights.items()})
 
 
 @dataclass(frozen=True)

@@ -315,3 +315,9 @@ def test_label_and_unit() -> None:
     named = branch("PRI_met", label="MET", unit="GeV")
     assert (named.label, named.unit) == ("MET", "GeV")  # type: ignore[attr-defined]
     assert branch("PRI_met").label == "PRI_met"  # type: ignore[attr-defined]
+
+
+def test_a_scaled_cutflow_keeps_its_entries() -> None:
+    flow = Cutflow({"all": 10, "cut": 4}, {"all": 12.0, "cut": 5.0}).scaled(2.0)
+    assert flow.entries == {"all": 10, "cut": 4}
+    assert flow.sum_of_weights == {"all": 24.0, "cut": 10.0}

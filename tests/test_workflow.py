@@ -201,6 +201,11 @@ def test_a_finished_run_leaves_what_the_readme_promises(law: Law) -> None:
     jsonschema.validate(summary, json.loads((ROOT / "docs" / "summary.schema.json").read_text()))
     assert summary["yields"]["signal"]["yield"] == pytest.approx(100, rel=0.02)  # times the factors' mean
     assert str(result / "report.html") in done.stdout
+    # Both processes are normalised to a sum before the selection, which the cutflow begins with.
+    page = (result / "report.html").read_text()
+    flow = page[page.index("Expected events, without weight factors") :]
+    numbers = re.findall(r">\s*([\d,.]+)\s*<", flow[: flow.index("</table>")])
+    assert "1,000" in numbers
     assert "out of fold" in done.stdout.lower() or "out-of-fold" in done.stdout.lower()
 
 

@@ -26,7 +26,7 @@ from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.plots import PlotResults
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.statistics import WriteStatistics
-from workflow.tasks.tables import load_cutflows, require_events
+from workflow.tasks.tables import Sums, load_cutflows, require_events
 
 PUBLISHING_FAILED = 60
 """Exit code of a run that had nothing to do and could not publish."""
@@ -68,6 +68,7 @@ class Report(Task):
 
     def compute(self, out: Path) -> None:
         from analysis.report import render, table
+        from analysis.table import TableSettings
 
         requirements = self.requires()
         summary = self._summary(requirements)
@@ -78,7 +79,10 @@ class Report(Task):
         for name, target in self._links(requirements).items():
             (out / name).parent.mkdir(exist_ok=True)
             (out / name).symlink_to(os.path.relpath(target, (self.folder / name).parent))
-        content = report_content(self.settings.config, summary, run, load_cutflows(requirements), requirements["plots"])
+        config = self.settings.config
+        table_settings = TableSettings.of(config, tuple(config.processes), ())
+        cutflows = load_cutflows(requirements, table_settings, Sums.of(config, config.data.datasets))
+        content = report_content(config, summary, run, cutflows, requirements["plots"])
         (out / "report.html").write_text(render(content))
 
     def run(self) -> None:

@@ -70,7 +70,6 @@ def load_events(
         The table, and the sums per process from before the selection.
     """
     from analysis.table import Chunk, load_table
-    from analysis.weights import Totals, collect_totals
 
     branches = requirements["events"].get_branch_tasks() if "events" in requirements else {}
     groups = [r for name, r in requirements.items() if name not in ("inputs", "events")]
@@ -82,6 +81,15 @@ def load_events(
                 columns |= group.get_branch_tasks()[number].column_paths()
         file = task.branch_data.file
         chunks.append(Chunk(file.dataset, file.key, task.path("events.parquet"), columns))
+    totals = load_totals(requirements, sums)
+    return load_table(chunks, totals, settings), totals
+
+
+def load_totals(requirements: dict[str, Any], sums: Sums) -> dict[str, Totals]:
+    """Sums per process over all chunks and files, from before the selection."""
+    from analysis.weights import Totals, collect_totals
+
+    branches = requirements["events"].get_branch_tasks() if "events" in requirements else {}
     counted = [
         (
             task.branch_data.file.dataset,
@@ -93,16 +101,16 @@ def load_events(
         (task.branch_data.dataset, read_json(task.path("inputs.json"))["generated"])
         for task in requirements["inputs"].get_branch_tasks().values()
     ]
-    totals = collect_totals(counted, generated, sums.declared, sums.owners)
-    return load_table(chunks, totals, settings), totals
+    return collect_totals(counted, generated, sums.declared, sums.owners)
 
 
-def load_cutflows(requirements: dict[str, Any]) -> dict[str, Cutflow]:
-    """Add up the cutflows of all chunks, process by process."""
+def load_cutflows(requirements: dict[str, Any], settings: TableSettings, sums: Sums) -> dict[str, Cutflow]:
+    """Add up the cutflows of all chunks, process by process, in expected events."""
     from analysis.selection import Cutflow
 
     flows: dict[str, Cutflow] = {}
     for task in requirements["events"].get_branch_tasks().values() if "events" in requirements else ():
         for process, flow in read_json(task.path("cutflow.json"))["cutflow"].items():
             flows[process] = flows.get(process, Cutflow()) + Cutflow(**flow)
-    return flows
+    totals = load_totals(requirements, sums)
+    return {name: flow.scaled(settings.normalisations[name].factor(totals[name])) for name, flow in flows.items()}
