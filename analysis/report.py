@@ -314,12 +314,13 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _number(value: float | None) -> str:
-    """Three significant digits or more; an exponent only from 1e9 on and for small fractions."""
+    """Three significant digits or more; a power of ten from a million on and for small fractions."""
     if value is None:
         return "–"
     size = abs(value)
-    if size >= 1e9:
-        return f"{value:.3g}"
+    if size >= 1e6:
+        mantissa, _, exponent = f"{value:.3e}".partition("e")
+        return f"{mantissa}·10{_superscript(int(exponent))}"
     if size >= 1000 or float(value).is_integer():
         return f"{value:,.0f}"
     if size >= 100:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis.metrics import Sample, evaluate
 from analysis.plots import Plot
-from analysis.report import WIDTH, Picture, ReportContent, notes, render, table
+from analysis.report import WIDTH, Picture, ReportContent, _number, notes, render, table
 from analysis.selection import Cutflow
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "summary.schema.json").read_text())
@@ -481,3 +481,18 @@ class TestSchema:
     def test_refuses_a_broken_summary(self, summary: dict[str, Any], breaking: Breaking) -> None:
         breaking(summary)
         assert not VALIDATOR.is_valid(summary)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (3.0, "3"),
+        (12345.6, "12,346"),
+        (1.98042e8, "1.980·10⁸"),
+        (0.00012, "0.00012"),
+        (-2.5e6, "-2.500·10⁶"),
+    ],
+)
+def test_numbers_as_a_reader_writes_them(value: float | None, shown: str) -> None:
+    assert _number(value) == shown
