@@ -238,7 +238,7 @@ def _significance(
 
     Bins are chosen out of fold, such that the fewer test events should still fill them; the value is that of test
     events. `value` takes the background as known; `with_simulation_uncertainty` adds σ_b² = Σw² of the simulated
-    background in each bin, and so grows with the number of simulated events.
+    background in each bin, and so rises with the number of simulated events.
     """
     table = events.table
     signal = settings.classes.index(settings.signal)
