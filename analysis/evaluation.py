@@ -20,29 +20,38 @@ from analysis.weights import Totals, scale_of_rest, scale_of_test
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """What the evaluation needs to know of the analysis.
+class ScoreSettings:
+    """What the scores of an analysis mean.
 
     Attributes:
         classes: Names of the classes.
         signal: Name of the signal class.
         collision: Processes of collision data.
-        features: All features and the object of each.
         folds: Number of folds.
-        scheme: How networks use the folds.
         salt: Salt of the folds.
-        bins: Bins of the score before merging.
-        replicas: Bootstrap replicas.
-        seed: Seed of the bootstrap.
     """
 
     classes: tuple[str, ...]
     signal: str
     collision: tuple[str, ...]
-    features: Mapping[str, str]
     folds: int
-    scheme: Scheme
     salt: str
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How scores are judged.
+
+    Attributes:
+        features: All features and the object of each.
+        scheme: How networks use the folds.
+        bins: Bins of the score before merging.
+        replicas: Bootstrap replicas.
+        seed: Seed of the bootstrap.
+    """
+
+    features: Mapping[str, str]
+    scheme: Scheme
     bins: int
     replicas: int
     seed: int
@@ -110,8 +119,8 @@ class Scales:
     rest: Mapping[str, float | None]
 
     @staticmethod
-    def of(table: EventTable, totals: Mapping[str, Totals], settings: EvaluationSettings) -> Scales:
-        """Factors of all processes of a table.
+    def of(table: EventTable, totals: Mapping[str, Totals], collision: Sequence[str]) -> Scales:
+        """Factors of all processes of a table, of which those of collision data keep 1.
 
         Raises:
             UserError: A process of a class has selected events, but none of positive weight in one of the two parts.
@@ -127,7 +136,7 @@ class Scales:
                         f"{own.sum_of_weights:g}; both parts need a sum above 0. More events, or another "
                         "folds.test_fraction, are needed."
                     )
-                found[part][name] = 1.0 if name in settings.collision else scale
+                found[part][name] = 1.0 if name in collision else scale
         return Scales(found["test"], found["rest"])
 
     def per_event(self, table: EventTable) -> npt.NDArray[np.float64]:
@@ -136,7 +145,13 @@ class Scales:
         return np.asarray(np.where(table.is_test, test[table.process], rest[table.process]), dtype=np.float64)
 
 
-def judge(events: ScoredEvents, scales: Scales, settings: EvaluationSettings, dropped: Sequence[str]) -> dict[str, Any]:
+def judge(
+    events: ScoredEvents,
+    scales: Scales,
+    scored: ScoreSettings,
+    settings: EvaluationSettings,
+    dropped: Sequence[str],
+) -> dict[str, Any]:
     """Compute what `summary.json` holds of the evaluation.
 
     The figures of merit are those of events that pass `selection.cuts`: `test`, the ensemble on held-out test events;
@@ -146,7 +161,8 @@ def judge(events: ScoredEvents, scales: Scales, settings: EvaluationSettings, dr
     Args:
         events: Scored events of all processes.
         scales: Factors of test events and of the others.
-        settings: Classes, folds, bootstrap.
+        scored: Classes and folds.
+        settings: Features, bins, bootstrap.
         dropped: Features that no event has.
 
     Raises:
@@ -157,7 +173,7 @@ def judge(events: ScoredEvents, scales: Scales, settings: EvaluationSettings, dr
     labelled = table.label >= 0
     test = labelled & table.is_test
     rest = labelled & ~table.is_test
-    for c, name in enumerate(settings.classes):
+    for c, name in enumerate(scored.classes):
         if not np.any(test & (table.label == c)):
             raise UserError(f"Class {name!r} has no test events. Use more events or a larger folds.test_fraction.")
 
@@ -169,45 +185,45 @@ def judge(events: ScoredEvents, scales: Scales, settings: EvaluationSettings, dr
             process=table.process[rows],
             identity=table.identity[rows],
         )
-        return evaluate(sample, settings.classes, settings.signal, settings.replicas, settings.seed)
+        return evaluate(sample, scored.classes, scored.signal, settings.replicas, settings.seed)
 
     categories = sorted({str(category) for category in table.category[test]} - {""})
     return {
         "scheme": settings.scheme,
-        "folds": settings.folds,
-        "classes": list(settings.classes),
-        "signal": settings.signal,
+        "folds": scored.folds,
+        "classes": list(scored.classes),
+        "signal": scored.signal,
         "features": [name for name in settings.features if name not in dropped],
         "dropped_features": list(dropped),
-        "yields": _yields(table, scales, settings),
-        "missing": _missing(table, settings),
+        "yields": _yields(table, scales, scored.classes),
+        "missing": _missing(table, scored.collision, settings.features),
         "metrics": {
             "test": merit(test, events.ensemble),
             "out_of_fold": merit(rest, events.routed),
-            "folds": [merit(rest & (events.fold == f), events.routed) for f in range(settings.folds)],
+            "folds": [merit(rest & (events.fold == f), events.routed) for f in range(scored.folds)],
         },
         "categories": {
             name: {"entries": int(rows.sum()), "auc": merit(rows, events.ensemble)["auc"]}
             for name in categories
             for rows in [test & (table.category == name)]
         },
-        "significance": _significance(events, weight, settings),
+        "significance": _significance(events, weight, scored, settings),
     }
 
 
-def _indices(table: EventTable, settings: EvaluationSettings) -> list[int]:
-    """Positions of the processes of collision data."""
-    return [i for i, name in enumerate(table.processes) if name in settings.collision]
+def _is_data(table: EventTable, collision: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Events of collision data."""
+    return np.isin(table.process, [i for i, name in enumerate(table.processes) if name in collision])
 
 
-def _yields(table: EventTable, scales: Scales, settings: EvaluationSettings) -> dict[str, Any]:
+def _yields(table: EventTable, scales: Scales, classes: Sequence[str]) -> dict[str, Any]:
     result = {}
     for i, name in enumerate(table.processes):
         rows = table.process == i
         weight = table.weight[rows]
         labels = table.label[rows]
         result[name] = {
-            "class": settings.classes[labels[0]] if len(labels) and labels[0] >= 0 else None,
+            "class": classes[labels[0]] if len(labels) and labels[0] >= 0 else None,
             "entries": int(rows.sum()),
             "yield": float(weight.sum()),
             "uncertainty": float(np.sqrt(np.sum(weight**2))),
@@ -218,13 +234,13 @@ def _yields(table: EventTable, scales: Scales, settings: EvaluationSettings) -> 
     return result
 
 
-def _missing(table: EventTable, settings: EvaluationSettings) -> dict[str, float]:
+def _missing(table: EventTable, collision: Sequence[str], features: Mapping[str, str]) -> dict[str, float]:
     """Share of selected simulated events in which no feature of an object is present."""
-    simulated = ~np.isin(table.process, _indices(table, settings))
+    simulated = ~_is_data(table, collision)
     result = {}
-    for obj in dict.fromkeys(settings.features.values()):
+    for obj in dict.fromkeys(features.values()):
         absent = np.ones(len(table), dtype=np.bool_)
-        for name, owner in settings.features.items():
+        for name, owner in features.items():
             if owner == obj:
                 absent &= np.ma.getmaskarray(table.columns[name])
         result[obj] = float(absent[simulated].mean()) if simulated.any() else 0.0
@@ -232,7 +248,7 @@ def _missing(table: EventTable, settings: EvaluationSettings) -> dict[str, float
 
 
 def _significance(
-    events: ScoredEvents, weight: npt.NDArray[np.float64], settings: EvaluationSettings
+    events: ScoredEvents, weight: npt.NDArray[np.float64], scored: ScoreSettings, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Expected significance of the binned signal score, of the signal against all other simulated processes.
 
@@ -241,8 +257,8 @@ def _significance(
     background in each bin, and so rises with the number of simulated events.
     """
     table = events.table
-    signal = settings.classes.index(settings.signal)
-    simulated = ~np.isin(table.process, _indices(table, settings))
+    signal = scored.classes.index(scored.signal)
+    simulated = ~_is_data(table, scored.collision)
     test, rest = simulated & table.is_test, simulated & ~table.is_test
     is_signal = table.label == signal
     edges = choose_edges(
@@ -268,7 +284,7 @@ def _significance(
 
 
 def score_templates(
-    events: ScoredEvents, scales: Scales, settings: EvaluationSettings
+    events: ScoredEvents, scales: Scales, settings: ScoreSettings, bins: int
 ) -> tuple[dict[str, Histogram], Histogram | None]:
     """Histograms of the ensemble's signal score: test events per process, scaled to all events, and collision data.
 
@@ -277,9 +293,9 @@ def score_templates(
     """
     table = events.table
     signal = settings.classes.index(settings.signal)
-    edges = np.linspace(0.0, 1.0, settings.bins + 1)
+    edges = np.linspace(0.0, 1.0, bins + 1)
     score = events.ensemble[:, signal].astype(np.float64)
-    is_data = np.isin(table.process, _indices(table, settings))
+    is_data = _is_data(table, settings.collision)
     test = table.is_test & ~is_data
     weight = (table.weight * scales.per_event(table))[test]
     filled = score_histograms(score[test], weight, table.process[test], table.processes, edges)

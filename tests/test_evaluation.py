@@ -17,6 +17,7 @@ from analysis.evaluation import (
     EvaluationSettings,
     Scales,
     ScoredEvents,
+    ScoreSettings,
     attach_scores,
     judge,
     score_templates,
@@ -27,17 +28,9 @@ from analysis.table import EventTable
 from analysis.weights import Totals
 
 ToyTable = Callable[..., EventTable]
+SCORES = ScoreSettings(classes=("background", "signal"), signal="signal", collision=(), folds=5, salt="0")
 SETTINGS = EvaluationSettings(
-    classes=("background", "signal"),
-    signal="signal",
-    collision=(),
-    features={"met": "event", "pt2": "lepton2"},
-    folds=5,
-    scheme="rotating",
-    salt="0",
-    bins=10,
-    replicas=20,
-    seed=1,
+    features={"met": "event", "pt2": "lepton2"}, scheme="rotating", bins=10, replicas=20, seed=1
 )
 SCALES = Scales({"top": 4.0, "higgs": 2.0, "other": 1.0}, {"top": 1.25, "higgs": 2.0, "other": None})
 
@@ -61,7 +54,7 @@ def events(toy_table: ToyTable) -> ScoredEvents:
 
 @pytest.fixture
 def summary(events: ScoredEvents) -> dict[str, Any]:
-    return judge(events, SCALES, SETTINGS, [])
+    return judge(events, SCALES, SCORES, SETTINGS, [])
 
 
 def test_each_figure_takes_its_own_scores_events_and_weights(events: ScoredEvents, summary: dict[str, Any]) -> None:
@@ -98,10 +91,10 @@ def test_what_does_not_belong_changes_nothing(events: ScoredEvents, summary: dic
         routed=np.where(test | foreign, noise[0], events.routed),
         ensemble=np.where(~test | foreign, noise[1], events.ensemble),
     )
-    found = judge(other, SCALES, SETTINGS, [])
+    found = judge(other, SCALES, SCORES, SETTINGS, [])
     for key in ("metrics", "categories"):
         assert found[key] == summary[key], key
-    changed = judge(replace(events, routed=noise[0]), SCALES, SETTINGS, [])
+    changed = judge(replace(events, routed=noise[0]), SCALES, SCORES, SETTINGS, [])
     assert changed["metrics"]["out_of_fold"] != summary["metrics"]["out_of_fold"]
     assert changed["metrics"]["test"] == summary["metrics"]["test"]
 
@@ -112,7 +105,7 @@ def test_summary_has_no_nan(toy_table: ToyTable) -> None:
     table = table.take(~((table.category == "one") & (table.label == 1)) & (table.process != 2))
     absent = np.ma.MaskedArray(np.zeros(len(table), np.float32), mask=True)
     table = replace(table, columns={"met": table.columns["met"], "pt2": absent})
-    found = judge(scored(table), SCALES, SETTINGS, ["pt2"])
+    found = judge(scored(table), SCALES, SCORES, SETTINGS, ["pt2"])
     json.dumps(found, allow_nan=False)
     assert (found["features"], found["dropped_features"]) == (["met"], ["pt2"])
     assert found["yields"]["other"] == {
@@ -156,12 +149,12 @@ def test_categories(events: ScoredEvents, summary: dict[str, Any]) -> None:
 def test_a_class_without_test_events(events: ScoredEvents) -> None:
     few = events.take(~(events.table.is_test & (events.table.label == 1)))
     with pytest.raises(UserError, match="Class 'signal' has no test events"):
-        judge(few, SCALES, SETTINGS, [])
+        judge(few, SCALES, SCORES, SETTINGS, [])
 
 
 def test_order_of_events_changes_no_figure(events: ScoredEvents, summary: dict[str, Any]) -> None:
     order = np.random.default_rng(2).permutation(len(events.table))
-    found = judge(events.take(order), SCALES, SETTINGS, [])["metrics"]
+    found = judge(events.take(order), SCALES, SCORES, SETTINGS, [])["metrics"]
     for key in ("test", "out_of_fold"):
         one, other = found[key]["auc"]["weighted"], summary["metrics"][key]["auc"]["weighted"]
         assert one == {name: pytest.approx(value, abs=1e-12) for name, value in other.items()}
@@ -170,7 +163,7 @@ def test_order_of_events_changes_no_figure(events: ScoredEvents, summary: dict[s
 def test_scales_are_from_before_the_selection(toy_table: ToyTable) -> None:
     table = toy_table()
     totals = {"top": Totals(100, 80.0, 800.0, 16.0), "higgs": Totals(50, 30.0, 30.0, 10.0)}
-    scales = Scales.of(table, totals, SETTINGS)
+    scales = Scales.of(table, totals, ())
     # A process in no class whose part of the test is empty stops nothing; it just can't be scaled.
     assert scales.test == {"top": 5.0, "higgs": 3.0, "other": None}
     assert scales.rest == {"top": 1.25, "higgs": 1.5, "other": None}
@@ -179,13 +172,13 @@ def test_scales_are_from_before_the_selection(toy_table: ToyTable) -> None:
     assert set(factors[(table.process == 0) & ~table.is_test]) == {1.25}
     assert set(factors[table.process == 2]) == {0.0}
     with pytest.raises(UserError, match="Process 'higgs': the generator weights of its test events sum to -1"):
-        Scales.of(table, totals | {"higgs": Totals(50, 30.0, 30.0, -1.0)}, SETTINGS)
+        Scales.of(table, totals | {"higgs": Totals(50, 30.0, 30.0, -1.0)}, ())
 
 
 def test_collision_data_are_never_scaled(toy_table: ToyTable) -> None:
     table = toy_table()
     totals = {"top": Totals(100, 80.0, 80.0, 16.0), "higgs": Totals(50, 30.0, 30.0, 10.0)}
-    scales = Scales.of(table, totals, replace(SETTINGS, collision=("other",)))
+    scales = Scales.of(table, totals, ("other",))
     assert set(scales.per_event(table)[table.process == 2]) == {1.0}
 
 
@@ -200,19 +193,19 @@ def test_attach_scores_joins_by_file_and_entry(toy_table: ToyTable, tmp_path: Pa
         score = np.linspace(0, 1, len(table), dtype=np.float32)[of_file]
         both = np.stack([1 - score, score], axis=1)
         part = Scores(table.entry[of_file], np.zeros(len(score), np.int16), table.is_test[of_file], both, both / 2)
-        write_friend(path, 1000, SETTINGS.classes, [part])
-    found = attach_scores(table, friends, SETTINGS.classes, 5, "0")
+        write_friend(path, 1000, SCORES.classes, [part])
+    found = attach_scores(table, friends, SCORES.classes, 5, "0")
     np.testing.assert_array_equal(found.routed[:, 1], np.linspace(0, 1, len(table), dtype=np.float32))
     np.testing.assert_array_equal(found.ensemble, found.routed / 2)
     np.testing.assert_array_equal(found.fold, fold_of(table.identity, 5, "0"))
-    write_friend(friends[2], 1000, SETTINGS.classes, [])
+    write_friend(friends[2], 1000, SCORES.classes, [])
     with pytest.raises(ValueError, match="100 selected events have no routed score"):
-        attach_scores(table, friends, SETTINGS.classes, 5, "0")
+        attach_scores(table, friends, SCORES.classes, 5, "0")
 
 
 def test_templates_are_scaled_test_events_and_unscaled_data(events: ScoredEvents) -> None:
     table = events.table
-    templates, data = score_templates(events, SCALES, SETTINGS)
+    templates, data = score_templates(events, SCALES, SCORES, 10)
     assert data is None
     for i, name in enumerate(table.processes):
         rows = (table.process == i) & table.is_test
@@ -222,8 +215,8 @@ def test_templates_are_scaled_test_events_and_unscaled_data(events: ScoredEvents
         np.testing.assert_allclose(templates[name].values, content * scale)
         np.testing.assert_allclose(templates[name].variances, variance * scale**2)
     unscaled = Scales(SCALES.test | {"other": None}, SCALES.rest)
-    assert "other" not in score_templates(events, unscaled, SETTINGS)[0]
-    templates, data = score_templates(events, SCALES, replace(SETTINGS, collision=("other",)))
+    assert "other" not in score_templates(events, unscaled, SCORES, 10)[0]
+    templates, data = score_templates(events, SCALES, replace(SCORES, collision=("other",)), 10)
     assert list(templates) == ["top", "higgs"]
     assert data is not None
     assert data.values.sum() == pytest.approx(table.weight[table.process == 2].sum())

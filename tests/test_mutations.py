@@ -26,7 +26,7 @@ SCORED = {EVALUATE, PLOT, STATISTICS}
 READERS: dict[str, set[str]] = {
     "name": {EXPORT},
     "title": set(),
-    "seed": {SIMULATE, TRAIN, *SCORED},
+    "seed": {SIMULATE, TRAIN, EVALUATE},
     "data.format": READS,
     "data.tree": {LIST, *READS},
     "data.folder": set(),
@@ -51,13 +51,13 @@ READERS: dict[str, set[str]] = {
     "selection.cuts": {SELECT},
     "selection.training_cuts": {SELECT},
     "selection.categories.*": {SELECT},
-    "features.*": {FEATURES, FOLDS, EVALUATE, PLOT, STATISTICS},
+    "features.*": {FEATURES, FOLDS, EVALUATE, PLOT},
     "spectators": {SPECTATORS, PLOT},
     "weights.luminosity": {FOLDS, *SCORED},
     "weights.generator": {SELECT},
     "weights.factors": {FACTORS, FOLDS, *SCORED},
     "folds.count": {FOLDS, TRAIN, SCORE, *SCORED},
-    "folds.scheme": {FOLDS, TRAIN, *SCORED},
+    "folds.scheme": {FOLDS, TRAIN, EVALUATE, PLOT},
     "folds.salt": {FOLDS, SCORE, *SCORED},
     "folds.test_*": {SELECT},
     "folds.minimum": {FOLDS},
@@ -65,7 +65,7 @@ READERS: dict[str, set[str]] = {
     "training.members": {TRAIN},
     "training.*": {TRAIN},
     "outputs.histogram.bins": SCORED,
-    "outputs.replicas": SCORED,
+    "outputs.replicas": {EVALUATE},
     "outputs.blind_above": {PLOT},
 }
 

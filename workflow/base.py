@@ -1,7 +1,8 @@
 """The task base class: configuration, identity, store and provenance of every step of the graph.
 
 A step declares a frozen slice of the configuration (`slice`), the user's functions that it calls (`functions`) and what
-it requires; its fingerprint follows, and with it the folder of its outputs. Its `compute` receives only the slice.
+it requires; its fingerprint follows, and with it the folder of its outputs. Its `compute` is a static method that
+receives just these: there is no `self` to read anything undeclared from.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import law
 import luigi
@@ -48,6 +49,9 @@ from workflow.reasons import earlier_runs, explain, source_file, why
 from workflow.store import atomic_write, staged, store_folder
 
 show_user_errors()
+
+S = TypeVar("S")
+"""The slice of a step."""
 
 _known: dict[str, bool] = {}
 """What was complete when this run first asked, by output folder and names (contract 6: asked once per run)."""
@@ -96,8 +100,46 @@ class WorkflowParameter(luigi.Parameter):
         return value
 
 
-class Task(law.Task):
-    """A step of the graph."""
+@dataclass(frozen=True)
+class Made:
+    """What a step or a branch makes, as `compute` sees it.
+
+    Attributes:
+        folder: Where its outputs are.
+        about: What a branch is about, such as a file or a range of its entries; None for a step of one output.
+    """
+
+    folder: Path
+    about: Any = None
+
+    def path(self, name: str) -> Path:
+        """Path of one output."""
+        return self.folder / name
+
+
+@dataclass(frozen=True)
+class Given:
+    """What `compute` receives beside its settings.
+
+    Attributes:
+        own: What the step is to make; its folder is where the outputs will be.
+        fingerprint: The identity of the outputs.
+        made: What the step requires, by the names of `requires`; of a workflow, what its branches made, by number.
+        functions: The user's functions that the step declares.
+        request: What was asked for: the folder of the analysis and the overrides.
+        lineage: Reads the provenance of all that the step stands on: for records, as it is no part of any identity.
+    """
+
+    own: Made
+    fingerprint: str
+    made: Mapping[str, Any]
+    functions: Mapping[str, Callable[..., Any]]
+    request: Mapping[str, Any]
+    lineage: Callable[[], list[dict[str, Any]]]
+
+
+class Task(law.Task, Generic[S]):
+    """A step of the graph, with the type of its slice."""
 
     analysis = luigi.Parameter(
         default="hww",
@@ -152,12 +194,16 @@ class Task(law.Task):
         """A readable part of the output's folder; not part of the identity."""
         return str(self.plan.config.name)
 
-    def slice(self, config: Configuration) -> Any:
+    def slice(self, config: Configuration) -> S:
         """The frozen part of the configuration that this step receives; all of it is part of the identity."""
         raise NotImplementedError(f"{type(self).__name__} declares no slice")
 
     def functions(self) -> Iterable[str]:
         """Names of the user's functions that this step calls."""
+        return ()
+
+    def labels(self) -> Iterable[str]:
+        """Names of the user's functions of which this step shows label and unit."""
         return ()
 
     def outside(self) -> Any:
@@ -168,9 +214,14 @@ class Task(law.Task):
         """Names of the outputs within this step's folder; a name that ends with a slash is a folder."""
         raise NotImplementedError(f"{type(self).__name__} declares no outputs")
 
-    def compute(self, out: Path) -> None:
-        """Make the outputs in the folder `out`, from `self.settings` and the outputs of what is required."""
-        raise NotImplementedError(f"{type(self).__name__} computes nothing")
+    @staticmethod
+    def compute(settings: S, given: Given, out: Path) -> None:
+        """Make the outputs in the folder `out`, from the slice and what is given, and from nothing else."""
+        raise NotImplementedError("a step computes something")
+
+    def made(self) -> Made:
+        """What this step makes, as the steps that require it see it."""
+        return Made(self.folder, self.branch_data if is_branch(self) else None)
 
     @property
     def title(self) -> str:
@@ -195,9 +246,21 @@ class Task(law.Task):
         return open_plan(self.analysis, self.set)
 
     @cached_property
-    def settings(self) -> Any:
+    def settings(self) -> S:
         """The slice of this step."""
         return self.slice(self.plan.config)
+
+    def given(self) -> Given:
+        """What `compute` receives beside the slice."""
+        names = sorted({*self.functions(), *self.labels()})
+        return Given(
+            own=self.made(),
+            fingerprint=str(self.fingerprint),
+            made={name: _made(required) for name, required in self.requires().items()},
+            functions={name: getattr(self.plan.analysis.physics, name) for name in names},
+            request={"folder": str(self.plan.analysis.folder), "overrides": list(self.set)},
+            lineage=lambda: [record for task, record in lineage.recorded(self) if task is not self],
+        )
 
     @cached_property
     def parts(self) -> dict[str, Any]:
@@ -208,6 +271,7 @@ class Task(law.Task):
             "settings": canonical(self.settings),
             "code": _pinned_code(type(self).__module__, type(self).__name__),
             "functions": {name: self.plan.function_code(name) for name in sorted(self.functions())},
+            "labels": {name: self.plan.label_code(name) for name in sorted(self.labels())},
             "outside": canonical(self.outside()),
             "libraries": library_versions(self.libraries),
             "requires": sorted(task.fingerprint for task in luigi.task.flatten(self.requires())),
@@ -261,19 +325,25 @@ class Task(law.Task):
         if multiprocessing.parent_process() is None:
             say(f"{self.title}: done in {meter.read().wall:.1f} s")
 
-    def write(self, names: Sequence[str], before: Cost | None = None) -> None:
+    def write(
+        self, names: Sequence[str], compute: Callable[[Path], None] | None = None, before: Cost | None = None
+    ) -> None:
         """Compute aside, make sure that the code is still the one of the identity, then move the outputs into place.
 
         Args:
             names: Outputs that are made.
-            before: What this step has cost already, outside `compute`.
+            compute: Makes them in a folder; by default `compute` of the step.
+            before: What they have cost already.
 
         Raises:
             UserError: The code has changed since the run began.
         """
         meter = Meter()
         with staged(self.folder, names) as out:
-            self.compute(out)
+            if compute is None:
+                self.compute(self.settings, self.given(), out)
+            else:
+                compute(out)
             self._check_unchanged()
             atomic_write(self.folder / self.provenance_name, json.dumps(self._provenance(meter, before), indent=1))
         self.mark_complete()
@@ -294,6 +364,8 @@ class Task(law.Task):
         self._keep_sources()
         return {
             "fingerprint": self.fingerprint,
+            "step": self.task_family,
+            "label": self.label,
             "title": self.title,
             "subject": self.subject,
             "parts": self.parts,
@@ -371,7 +443,7 @@ class Meter:
         return Cost(time.time() - self._wall, time.process_time() - self._cpu)
 
 
-class Workflow(Task, LocalWorkflow, DaskWorkflow):
+class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
     """A step of many branches."""
 
     exclude_index = True
@@ -392,6 +464,20 @@ class Workflow(Task, LocalWorkflow, DaskWorkflow):
         """Run a group of branches in this process."""
         for branch in branches:
             self.as_branch(branch).run()
+
+
+def is_branch(task: Any) -> bool:
+    """Whether a task is one branch of a workflow."""
+    return isinstance(task, Workflow) and bool(task.is_branch())
+
+
+def _made(required: Any) -> Any:
+    """What a requirement has made: of a workflow by branch number, of several by their positions."""
+    if isinstance(required, (list, tuple)):
+        return [_made(each) for each in required]
+    if lineage.is_workflow(required):
+        return {number: task.made() for number, task in required.get_branch_tasks().items()}
+    return required.made()
 
 
 def branches_of(numbers: Iterable[int], total: int) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class _Symbols:
         """Whether a name is a task class of the graph."""
         return any(
             isinstance(node, ast.ClassDef)
-            and any(isinstance(base, ast.Name) and base.id.endswith(("Task", "Workflow")) for base in node.bases)
+            and any(name.endswith(("Task", "Workflow")) for base in node.bases for name in _names(base))
             for node in self.nodes.get(name, ())
         )
 

@@ -114,9 +114,31 @@ class Plan:
         wanted = set(datasets)
         return [i for i, chunk in enumerate(self.chunks) if chunk.file.dataset in wanted]
 
-    def chunks_of_file(self, file: InputFile) -> list[int]:
+    def chunks_of_file(self, file: InputFile) -> range:
         """Branch numbers of the chunks of one file."""
-        return [i for i, chunk in enumerate(self.chunks) if chunk.file == file]
+        return self._chunks[file.dataset, file.number]
+
+    def file_number(self, file: InputFile) -> int:
+        """Branch number of a file."""
+        return self._numbers[file.dataset, file.number]
+
+    @cached_property
+    def simulated(self) -> dict[tuple[str, int], int]:
+        """Branch numbers of the simulated files, by data set and number."""
+        files = [(file.dataset, file.number) for file in self.files if file.path is None]
+        return {key: number for number, key in enumerate(files)}
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, int], int]:
+        return {(file.dataset, file.number): i for i, file in enumerate(self.files)}
+
+    @cached_property
+    def _chunks(self) -> dict[tuple[str, int], range]:
+        found = dict.fromkeys(self._numbers, range(0))
+        for i, chunk in enumerate(self.chunks):  # those of a file follow each other
+            key = chunk.file.dataset, chunk.file.number
+            found[key] = range(found[key].start if found[key] else i, i + 1)
+        return found
 
     def events_per_part(self, dataset: str) -> int:
         """Events in each part of a simulated data set."""

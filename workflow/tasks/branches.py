@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from workflow.base import Workflow
 from workflow.plan import EntryRange, InputFile
 
+S = TypeVar("S")
 
-class FileWorkflow(Workflow):
+
+class FileWorkflow(Workflow[S]):
     """A step with one branch per input file."""
 
     exclude_index = True
@@ -23,7 +27,7 @@ class FileWorkflow(Workflow):
         return str(self.branch_data.key)
 
 
-class ChunkWorkflow(Workflow):
+class ChunkWorkflow(Workflow[S]):
     """A step with one branch per input file and range of entries."""
 
     exclude_index = True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
-from workflow.base import Task, write_json
+from workflow.base import Given, Task, write_json
 from workflow.store import read_json
 from workflow.tasks.export import ONNX_TOLERANCE, ExportEnsemble
 from workflow.tasks.folds import PrepareFolds
@@ -16,65 +16,81 @@ from workflow.tasks.score import ScoreEvents
 from workflow.tasks.tables import Sums, load_events, require_events
 
 if TYPE_CHECKING:
-    from analysis.evaluation import EvaluationSettings, Scales, ScoredEvents
+    from analysis.evaluation import EvaluationSettings, Scales, ScoredEvents, ScoreSettings
     from analysis.table import TableSettings
+
+
+@dataclass(frozen=True)
+class ScoredSlice:
+    """What a step has to know to read the scored events of all processes."""
+
+    table: TableSettings
+    sums: Sums
+    scores: ScoreSettings
+
+    @staticmethod
+    def of(config: Configuration, columns: Sequence[str]) -> ScoredSlice:
+        """The slice of a step that reads some columns beside the scores."""
+        from analysis.evaluation import ScoreSettings
+        from analysis.table import TableSettings
+
+        return ScoredSlice(
+            table=TableSettings.of(config, tuple(config.processes), columns),
+            sums=Sums.of(config, config.data.datasets),
+            scores=ScoreSettings(
+                classes=config.class_names,
+                signal=config.classes.signal,
+                collision=tuple(name for name in config.processes if config.is_collision(name)),
+                folds=config.folds.count,
+                salt=str(config.folds.salt),
+            ),
+        )
 
 
 @dataclass(frozen=True)
 class EvaluateSlice:
     """Which events are judged, and how."""
 
-    table: TableSettings
-    sums: Sums
+    scored: ScoredSlice
     evaluation: EvaluationSettings
 
-    @staticmethod
-    def of(config: Configuration, columns: Sequence[str]) -> EvaluateSlice:
-        """The slice of a step that looks at the scored events of all processes."""
-        from analysis.evaluation import EvaluationSettings
-        from analysis.table import TableSettings
 
-        datasets = config.data.datasets
-        evaluation = EvaluationSettings(
-            classes=config.class_names,
-            signal=config.classes.signal,
-            collision=tuple(name for name in config.processes if config.is_collision(name)),
-            features=dict(zip(config.feature_names, config.feature_objects, strict=True)),
-            folds=config.folds.count,
-            scheme=config.folds.scheme,
-            salt=str(config.folds.salt),
-            bins=config.outputs.histogram.bins,
-            replicas=config.outputs.replicas,
-            seed=config.seed,
-        )
-        return EvaluateSlice(
-            TableSettings.of(config, tuple(config.processes), columns), Sums.of(config, datasets), evaluation
-        )
-
-
-class EvaluateEnsemble(Task):
+class EvaluateEnsemble(Task[EvaluateSlice]):
     """Figures of merit with uncertainties: of single folds, pooled out of fold, and of the ensemble on test events."""
 
     exclude_index = False
     libraries = ("numpy",)
 
     def requires(self) -> Any:
-        return {**require_scored(self, ("features", "factors")), "export": ExportEnsemble.req(self)}
+        return {
+            **require_scored(self, ("features", "factors")),
+            "pool": PrepareFolds.req(self),
+            "export": ExportEnsemble.req(self),
+        }
 
     def slice(self, config: Configuration) -> EvaluateSlice:
-        return EvaluateSlice.of(config, config.feature_names)
+        from analysis.evaluation import EvaluationSettings
+
+        evaluation = EvaluationSettings(
+            features=dict(zip(config.feature_names, config.feature_objects, strict=True)),
+            scheme=config.folds.scheme,
+            bins=config.outputs.histogram.bins,
+            replicas=config.outputs.replicas,
+            seed=config.seed,
+        )
+        return EvaluateSlice(ScoredSlice.of(config, config.feature_names), evaluation)
 
     def files(self) -> Sequence[str]:
         return ("evaluation.json",)
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: EvaluateSlice, given: Given, out: Path) -> None:
         from analysis.evaluation import judge
 
-        requirements = self.requires()
-        pool = read_json(requirements["pool"].path("pool") / "pool.json")
-        events, scales = load_scored(requirements, self.settings)
-        summary = judge(events, scales, self.settings.evaluation, pool["dropped"])
-        summary["onnx"] = compare_onnx(requirements["export"].path("ensemble.onnx"), events, pool["features"])
+        pool = read_json(given.made["pool"].path("pool") / "pool.json")
+        events, scales = load_scored(given.made, settings.scored)
+        summary = judge(events, scales, settings.scored.scores, settings.evaluation, pool["dropped"])
+        summary["onnx"] = compare_onnx(given.made["export"].path("ensemble.onnx"), events, pool["features"])
         write_json(out / "evaluation.json", summary)
 
 
@@ -97,27 +113,19 @@ def compare_onnx(path: Path, events: ScoredEvents, features: Sequence[str]) -> d
     return {"largest_difference": difference, "events": len(events.table)}
 
 
-def require_scored(task: Task, groups: Sequence[str]) -> dict[str, Any]:
-    """Requirements of a step that looks at the scored events of all processes."""
-    return {
-        **require_events(task, tuple(task.plan.config.data.datasets), groups),
-        "pool": PrepareFolds.req(task),
-        "scores": ScoreEvents.req(task, branch=-1),
-    }
+def require_scored(task: Task[Any], groups: Sequence[str]) -> dict[str, Any]:
+    """Requirements of a step that reads the scored events of all processes."""
+    events = require_events(task, tuple(task.plan.config.data.datasets), groups)
+    return {**events, "scores": ScoreEvents.req(task, branch=-1)}
 
 
-def load_scored(requirements: dict[str, Any], settings: EvaluateSlice) -> tuple[ScoredEvents, Scales]:
+def load_scored(made: Mapping[str, Any], settings: ScoredSlice) -> tuple[ScoredEvents, Scales]:
     """Read all selected events with their scores, and the factors that scale a part of them to all."""
     from analysis.evaluation import Scales, attach_scores
 
-    stores = {
-        name: r for name, r in requirements.items() if name in ("inputs", "events", "features", "factors", "spectators")
-    }
-    table, totals = load_events(stores, settings.table, settings.sums)
-    friends = {
-        task.branch_data: task.path("friend.root") for task in requirements["scores"].get_branch_tasks().values()
-    }
-    chunks = stores["events"].get_branch_tasks().values() if "events" in stores else ()
-    s = settings.evaluation
-    events = attach_scores(table, [friends[t.branch_data.file] for t in chunks], s.classes, s.folds, s.salt)
-    return events, Scales.of(table, totals, s)
+    table, totals = load_events(made, settings.table, settings.sums)
+    friends = {scores.about: scores.path("friend.root") for scores in made["scores"].values()}
+    chunks = [friends[events.about.file] for events in made.get("events", {}).values()]
+    s = settings.scores
+    events = attach_scores(table, chunks, s.classes, s.folds, s.salt)
+    return events, Scales.of(table, totals, s.collision)

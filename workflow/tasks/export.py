@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
-from workflow.base import Task
+from workflow.base import Given, Made, Task
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.train import TrainFolds
 
@@ -24,7 +24,7 @@ class ExportSlice:
     signal: str
 
 
-class ExportEnsemble(Task):
+class ExportEnsemble(Task[ExportSlice]):
     """Write the ensemble as one ONNX file, checked against PyTorch over all events of the pool."""
 
     exclude_index = False
@@ -39,20 +39,16 @@ class ExportEnsemble(Task):
     def files(self) -> Sequence[str]:
         return ("ensemble.onnx",)
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: ExportSlice, given: Given, out: Path) -> None:
         import numpy as np
 
         from analysis.pool import load_pool
         from models.export import check_onnx, export_onnx
 
-        requirements = self.requires()
-        ensemble = load_ensemble(requirements["networks"])
-        pool = load_pool(requirements["pool"].path("pool"))
-        metadata = {
-            "analysis": self.settings.name,
-            "signal": self.settings.signal,
-            "fingerprint": str(self.fingerprint),
-        }
+        ensemble = load_ensemble(given.made["networks"])
+        pool = load_pool(given.made["pool"].path("pool"))
+        metadata = {"analysis": settings.name, "signal": settings.signal, "fingerprint": given.fingerprint}
         export_onnx(ensemble, out / "ensemble.onnx", metadata)
         difference = check_onnx(
             out / "ensemble.onnx", ensemble, pool.values, pool.present, np.asarray(pool.folds, dtype=np.int64)
@@ -61,9 +57,9 @@ class ExportEnsemble(Task):
             raise RuntimeError(f"ensemble.onnx differs from PyTorch by up to {difference}")
 
 
-def load_ensemble(networks: Any) -> Any:
+def load_ensemble(networks: Mapping[int, Made]) -> Any:
     """Read the networks of all branches of `TrainFolds`."""
     from models.ensemble import Ensemble, load_member
 
-    members = [load_member(task.path("network.safetensors")) for task in networks.get_branch_tasks().values()]
+    members = [load_member(branch.path("network.safetensors")) for branch in networks.values()]
     return Ensemble(tuple(members))

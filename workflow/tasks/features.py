@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import luigi
 
 from analysis.config import Configuration
-from workflow.base import branches_of
+from workflow.base import Given, Made, branches_of
 from workflow.identity import fingerprint
 from workflow.tasks.branches import ChunkWorkflow
+from workflow.tasks.inputs import require_file, workflow_requires_files
 from workflow.tasks.select import Layout, SelectEvents, source_of
+
+GROUPS = ("features", "factors", "spectators")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,22 @@ class FeatureSlice:
     names: tuple[str, ...]
 
 
-class ComputeFeatures(ChunkWorkflow):
+@dataclass(frozen=True)
+class Columns(Made):
+    """The columns of one chunk.
+
+    Attributes:
+        files: File name of each column.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def paths(self) -> dict[str, Path]:
+        """Path of each column."""
+        return {name: self.path(file) for name, file in self.files.items()}
+
+
+class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
     """Call the functions of one group on the selected events; one branch per file and entry range.
 
     Each column has an identity of its own, so that a new or changed function computes alone.
@@ -35,7 +53,7 @@ class ComputeFeatures(ChunkWorkflow):
 
     group = luigi.ChoiceParameter(
         default="features",
-        choices=("features", "factors", "spectators"),
+        choices=GROUPS,
         description="which functions to call; default: features",
     )
 
@@ -47,10 +65,12 @@ class ComputeFeatures(ChunkWorkflow):
         reqs = super().workflow_requires()
         chunks = branches_of(self.branch_map, len(self.plan.chunks))
         reqs.events = SelectEvents.req_different_branching(self, branch=-1, **chunks)
+        reqs.update(workflow_requires_files(self, {chunk.file for chunk in self.branch_map.values()}))
         return reqs
 
     def requires(self) -> Any:
-        return {"events": SelectEvents.req_different_branching(self, branch=self.branch)}
+        events = SelectEvents.req_different_branching(self, branch=self.branch)
+        return {"events": events, **require_file(self, self.branch_data.file)}
 
     def slice(self, config: Configuration) -> FeatureSlice:
         return FeatureSlice(Layout.of(config, self.branch_data), names_of(config, self.group))
@@ -88,29 +108,28 @@ class ComputeFeatures(ChunkWorkflow):
     def files(self) -> Sequence[str]:
         return tuple(self.columns.values())
 
-    def column_paths(self) -> dict[str, Path]:
-        """Path of each column."""
-        return {name: self.path(file) for name, file in self.columns.items()}
+    def made(self) -> Columns:
+        return Columns(self.folder, self.branch_data, self.columns)
 
     def run(self) -> None:
         """Compute the columns that are not there; all, if they are to be made again."""
-        missing = [name for name, file in self.columns.items() if not self.path(file).exists()]
-        self.computed = missing or list(self.columns)
-        self.write([self.columns[name] for name in self.computed])
+        missing = tuple(name for name, file in self.columns.items() if not self.path(file).exists())
+        chosen = replace(self.settings, names=missing or tuple(self.columns))
+        self.write([self.columns[name] for name in chosen.names], partial(self.compute, chosen, self.given()))
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: FeatureSlice, given: Given, out: Path) -> None:
         from analysis.columns import read_columns, write_columns
         from analysis.events import read
         from analysis.features import compute
 
-        s: FeatureSlice = self.settings
-        events_task = self.requires()["events"]
-        source = source_of(s.layout, events_task.requires()["inputs"])
-        entries = read_columns(events_task.path("events.parquet"), ["entry"])["entry"]
+        own = given.own
+        assert isinstance(own, Columns), "what `made` says"
+        source = source_of(settings.layout, own.about.file, given)
+        entries = read_columns(given.made["events"].path("events.parquet"), ["entry"])["entry"]
         events = read(source).at(entries - source.start)
-        functions = {name: getattr(self.plan.analysis.physics, name) for name in self.computed}
-        for name, column in compute(self.computed, functions, events, source).items():
-            write_columns(out / self.columns[name], {name: column})
+        for name, column in compute(settings.names, given.functions, events, source).items():
+            write_columns(out / own.files[name], {name: column})
 
 
 def names_of(config: Configuration, group: str) -> tuple[str, ...]:

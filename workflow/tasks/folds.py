@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
-from workflow.base import Task
+from workflow.base import Given, Task
 from workflow.tasks.tables import Sums, load_events, require_events
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class FoldsSlice:
     sums: Sums
 
 
-class PrepareFolds(Task):
+class PrepareFolds(Task[FoldsSlice]):
     """Gather the events of all classes, without the held-out test events, as arrays with folds and weights."""
 
     exclude_index = False
@@ -50,9 +50,10 @@ class PrepareFolds(Task):
     def files(self) -> Sequence[str]:
         return ("pool/",)
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: FoldsSlice, given: Given, out: Path) -> None:
         from analysis.pool import prepare, save_pool
 
-        table, _ = load_events(self.requires(), self.settings.pool.table, self.settings.sums)
+        table, _ = load_events(given.made, settings.pool.table, settings.sums)
         (out / "pool").mkdir()
-        save_pool(prepare(table, self.settings.pool), out / "pool")
+        save_pool(prepare(table, settings.pool), out / "pool")

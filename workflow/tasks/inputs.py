@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration, GeneratedSum
-from workflow.base import write_json
+from workflow.base import Given, Task, branches_of, write_json
 from workflow.plan import InputFile
 from workflow.tasks.branches import FileWorkflow
 from workflow.tasks.simulate import SimulateEvents
@@ -23,33 +23,18 @@ class Listed:
     generated: GeneratedSum | None
 
 
-class ListInputs(FileWorkflow):
+class ListInputs(FileWorkflow[Listed]):
     """Check a file's header and length, its entries and its sum of generated weights; one branch per file."""
 
     exclude_index = False
 
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
-        if any(file.path is None for file in self.branch_map.values()):
-            reqs.simulation = SimulateEvents.req_different_branching(self, branch=-1)
+        reqs.update(workflow_requires_files(self, set(self.branch_map.values())))
         return reqs
 
     def requires(self) -> Any:
-        simulation = self.simulation()
-        return {} if simulation is None else {"simulation": simulation}
-
-    def simulation(self) -> Any:
-        """The branch that simulates this file; None for a file from outside."""
-        file: InputFile = self.branch_data
-        if file.path is not None:
-            return None
-        numbers = [f for f in self.plan.files if f.path is None]
-        return SimulateEvents.req_different_branching(self, branch=numbers.index(file))
-
-    def events_path(self) -> str:
-        """Where the file is."""
-        simulation = self.simulation()
-        return str(self.branch_data.path if simulation is None else simulation.path("events.root"))
+        return require_file(self, self.branch_data)
 
     def slice(self, config: Configuration) -> Listed:
         dataset = self.branch_data.dataset
@@ -62,13 +47,37 @@ class ListInputs(FileWorkflow):
     def files(self) -> Sequence[str]:
         return ("inputs.json",)
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: Listed, given: Given, out: Path) -> None:
         from analysis.events import inspect_file, read_generated
 
-        path = self.events_path()
-        record = inspect_file(path, self.settings.tree)
-        content = asdict(record) | {"generated": read_generated(path, self.settings.generated)}
-        if self.branch_data.identity is None:
+        path, uuid = place_of(given.own.about, given)
+        content = asdict(inspect_file(path, settings.tree)) | {"generated": read_generated(path, settings.generated)}
+        if not uuid:
             # ROOT draws a new UUID at every write: a simulated file is known by its task instead.
             del content["uuid"]
         write_json(out / "inputs.json", content)
+
+
+def require_file(task: Task[Any], file: InputFile) -> dict[str, Any]:
+    """Requirement of a branch that reads an input file: the branch that simulates it; none for a file from outside."""
+    if file.path is not None:
+        return {}
+    number = task.plan.simulated[file.dataset, file.number]
+    return {"simulation": SimulateEvents.req_different_branching(task, branch=number)}
+
+
+def workflow_requires_files(task: Task[Any], files: set[InputFile]) -> dict[str, Any]:
+    """Requirement of a workflow whose branches read input files."""
+    numbers = [task.plan.simulated[file.dataset, file.number] for file in files if file.path is None]
+    if not numbers:
+        return {}
+    chosen = branches_of(numbers, len(task.plan.simulated))
+    return {"simulation": SimulateEvents.req_different_branching(task, branch=-1, **chosen)}
+
+
+def place_of(file: InputFile, given: Given) -> tuple[str, str]:
+    """Where an input file is, and its ROOT UUID; an empty one for a simulated file."""
+    if file.path is not None and file.identity is not None:
+        return file.path, file.identity.uuid
+    return str(given.made["simulation"].path("events.root")), ""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
-from workflow.base import Task, write_json
+from workflow.base import Given, Task, write_json
 from workflow.store import read_json
-from workflow.tasks.evaluate import EvaluateEnsemble, EvaluateSlice, load_scored, require_scored
+from workflow.tasks.evaluate import EvaluateEnsemble, ScoredSlice, load_scored, require_scored
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.train import TrainFolds
+
+if TYPE_CHECKING:
+    from analysis.splitting import Scheme
 
 
 @dataclass(frozen=True)
 class PlotSlice:
     """What is drawn, and how."""
 
-    scored: EvaluateSlice
+    scored: ScoredSlice
+    scheme: Scheme
+    bins: int
     titles: dict[str, str]
     colors: dict[str, str | None]
     classes: dict[str, tuple[str, ...]]
@@ -28,7 +33,7 @@ class PlotSlice:
     luminosity: float | None
 
 
-class PlotResults(Task):
+class PlotResults(Task[PlotSlice]):
     """Draw features, learning curves, ROC, scores and yields; each plot's numbers stand beside it as JSON."""
 
     exclude_index = False
@@ -43,7 +48,9 @@ class PlotResults(Task):
 
     def slice(self, config: Configuration) -> PlotSlice:
         return PlotSlice(
-            scored=EvaluateSlice.of(config, (*config.feature_names, *config.spectators)),
+            scored=ScoredSlice.of(config, (*config.feature_names, *config.spectators)),
+            scheme=config.folds.scheme,
+            bins=config.outputs.histogram.bins,
             titles={name: process.title for name, process in config.processes.items()},
             colors={name: process.color for name, process in config.processes.items()},
             classes=dict(config.classes.processes),
@@ -52,45 +59,42 @@ class PlotResults(Task):
             luminosity=config.weights.luminosity,
         )
 
-    def outside(self) -> Any:
+    def labels(self) -> Iterable[str]:
         # Labels and units stand in physics.py; the columns' own identities leave them out.
-        return {name: self.plan.label_code(name) for name in self.settings.scored.table.columns}
+        return self.settings.scored.table.columns
 
     def files(self) -> Sequence[str]:
         return ("plots/",)
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: PlotSlice, given: Given, out: Path) -> None:
         from analysis.plots import Appearance, PlotSettings, Scores, Variable, groups, make_plots
 
-        s: PlotSlice = self.settings
-        e = s.scored.evaluation
-        requirements = self.requires()
-        evaluation = read_json(requirements["evaluation"].path("evaluation.json"))
-        ensemble = load_ensemble(requirements["networks"])
-        events, scales = load_scored(requirements, s.scored)
-        processes, classes = groups(Appearance(s.titles, s.colors, e.collision, s.classes, e.signal))
+        s = settings
+        scores = s.scored.scores
+        evaluation = read_json(given.made["evaluation"].path("evaluation.json"))
+        ensemble = load_ensemble(given.made["networks"])
+        events, scales = load_scored(given.made, s.scored)
+        processes, classes = groups(Appearance(s.titles, s.colors, scores.collision, s.classes, scores.signal))
 
         def variables(names: Sequence[str]) -> tuple[Variable, ...]:
-            functions = [getattr(self.plan.analysis.physics, name) for name in names]
-            return tuple(
-                Variable(n, getattr(f, "label", n), getattr(f, "unit", ""))
-                for n, f in zip(names, functions, strict=True)
-            )
+            shown = [(name, given.functions[name]) for name in names]
+            return tuple(Variable(name, getattr(f, "label", name), getattr(f, "unit", "")) for name, f in shown)
 
-        settings = PlotSettings(
+        plot_settings = PlotSettings(
             processes=processes,
             classes=classes,
             features=variables(evaluation["features"]),
             spectators=variables(s.spectators),
-            scheme=e.scheme,
-            bins=e.bins,
+            scheme=s.scheme,
+            bins=s.bins,
             blind_above=s.blind_above,
             luminosity=s.luminosity,
         )
         plots = make_plots(
-            settings,
+            plot_settings,
             events.table,
-            Scores(events.ensemble, network_scores(ensemble, events, e.signal), events.fold),
+            Scores(events.ensemble, network_scores(ensemble, events, scores.signal), events.fold),
             test_scale={name: scale or 0.0 for name, scale in scales.test.items()},
             metrics=evaluation["metrics"],
             histories=[history(member) for member in ensemble.members],

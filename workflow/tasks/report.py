@@ -8,7 +8,7 @@ import socket
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ import luigi
 
 from analysis.config import Configuration
 from analysis.errors import UserError
-from workflow.base import Task, source_version, write_json
+from workflow.base import Given, Task, source_version, write_json
 from workflow.identity import ROOT, canonical
-from workflow.lineage import recorded
 from workflow.store import read_json, results_folder
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
@@ -39,7 +38,7 @@ class ReportSlice:
     config: Configuration
 
 
-class Report(Task):
+class Report(Task[ReportSlice]):
     """Write the report and point results/<name> at it and at all that it stands on."""
 
     exclude_index = False
@@ -66,23 +65,22 @@ class Report(Task):
         linked = ("ensemble.onnx", "histograms.json", "workspace.json", "plots/", "scores/")
         return ("report.html", "summary.json", "table.txt", "run.json", *linked)
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: ReportSlice, given: Given, out: Path) -> None:
         from analysis.report import render, table
         from analysis.table import TableSettings
 
-        requirements = self.requires()
-        summary = self._summary(requirements)
+        config = settings.config
+        summary, run = summary_of(config, given), run_of(config, given)
         write_json(out / "summary.json", summary)
         (out / "table.txt").write_text(table(summary) + "\n")
-        run = self._run()
         write_json(out / "run.json", run)
-        for name, target in self._links(requirements).items():
+        for name, target in links_of(given.made).items():
             (out / name).parent.mkdir(exist_ok=True)
-            (out / name).symlink_to(os.path.relpath(target, (self.folder / name).parent))
-        config = self.settings.config
+            (out / name).symlink_to(os.path.relpath(target, given.own.path(name).parent))
         table_settings = TableSettings.of(config, tuple(config.processes), ())
-        cutflows = load_cutflows(requirements, table_settings, Sums.of(config, config.data.datasets))
-        content = report_content(config, summary, run, cutflows, requirements["plots"])
+        cutflows = load_cutflows(given.made, table_settings, Sums.of(config, config.data.datasets))
+        content = report_content(config, summary, run, cutflows, given.made["plots"].path("plots"))
         (out / "report.html").write_text(render(content))
 
     def run(self) -> None:
@@ -94,59 +92,6 @@ class Report(Task):
 
     def conclude(self) -> None:
         """`publish` has said it."""
-
-    def _summary(self, requirements: dict[str, Any]) -> dict[str, Any]:
-        """`summary.json`: all that is deterministic."""
-        config: Configuration = self.settings.config
-        evaluation = read_json(requirements["evaluation"].path("evaluation.json"))
-        return {
-            "analysis": config.name,
-            "title": config.title or config.name,
-            "fingerprint": str(self.fingerprint),
-            **evaluation,
-            "warnings": warnings_of(config, evaluation, [f.key for f in self.plan.files if f.entries == 0]),
-        }
-
-    def _run(self) -> dict[str, Any]:
-        """`run.json`: when, where and at what cost."""
-        steps = [
-            {
-                "step": task.task_family,
-                "label": task.label,
-                **{
-                    k: record[k]
-                    for k in ("fingerprint", "started", "wall_seconds", "cpu_seconds", "peak_memory_mb", "host")
-                },
-            }
-            for task, record in recorded(self)
-            if task is not self
-        ]
-        return {
-            "analysis": self.settings.config.name,
-            "folder": str(self.plan.analysis.folder),
-            "overrides": list(self.set),
-            "fingerprint": str(self.fingerprint),
-            "host": socket.gethostname(),
-            "code": source_version(),
-            "cpu_seconds": round(sum(s["cpu_seconds"] for s in steps), 1),
-            "steps": steps,
-        }
-
-    def _links(self, requirements: dict[str, Any]) -> dict[str, Path]:
-        """What stands in results/<name>/ by a plain name, and where it is."""
-        links = {
-            "ensemble.onnx": requirements["export"].path("ensemble.onnx"),
-            "histograms.json": requirements["statistics"].path("histograms.json"),
-            "workspace.json": requirements["statistics"].path("workspace.json"),
-            "plots": requirements["plots"].path("plots"),
-        }
-        tasks = requirements["scores"].get_branch_tasks().values()
-        keys = Counter(task.branch_data.key for task in tasks)
-        for task in tasks:
-            file = task.branch_data
-            name = file.key if keys[file.key] == 1 else f"{file.dataset}-{file.key}"
-            links[f"scores/{name}"] = task.path("friend.root")
-        return links
 
     def publish(self) -> None:
         """Point results/<name> here by one atomic swap of a link, and print the table."""
@@ -173,8 +118,52 @@ def _publish(task: Report) -> None:
         os._exit(PUBLISHING_FAILED)
 
 
+def summary_of(config: Configuration, given: Given) -> dict[str, Any]:
+    """`summary.json`: all that is deterministic."""
+    evaluation = read_json(given.made["evaluation"].path("evaluation.json"))
+    empty = [inputs.about.key for inputs in given.made["inputs"].values() if inputs.about.entries == 0]
+    return {
+        "analysis": config.name,
+        "title": config.title or config.name,
+        "fingerprint": given.fingerprint,
+        **evaluation,
+        "warnings": warnings_of(config, evaluation, empty),
+    }
+
+
+def run_of(config: Configuration, given: Given) -> dict[str, Any]:
+    """`run.json`: when, where and at what cost."""
+    shown = ("step", "label", "fingerprint", "started", "wall_seconds", "cpu_seconds", "peak_memory_mb", "host")
+    steps = [{key: record[key] for key in shown} for record in given.lineage()]
+    return {
+        "analysis": config.name,
+        **given.request,
+        "fingerprint": given.fingerprint,
+        "host": socket.gethostname(),
+        "code": source_version(),
+        "cpu_seconds": round(sum(step["cpu_seconds"] for step in steps), 1),
+        "steps": steps,
+    }
+
+
+def links_of(made: Mapping[str, Any]) -> dict[str, Path]:
+    """What stands in results/<name>/ by a plain name, and where it is."""
+    links = {
+        "ensemble.onnx": made["export"].path("ensemble.onnx"),
+        "histograms.json": made["statistics"].path("histograms.json"),
+        "workspace.json": made["statistics"].path("workspace.json"),
+        "plots": made["plots"].path("plots"),
+    }
+    keys = Counter(scores.about.key for scores in made["scores"].values())
+    for scores in made["scores"].values():
+        file = scores.about
+        name = file.key if keys[file.key] == 1 else f"{file.dataset}-{file.key}"
+        links[f"scores/{name}"] = scores.path("friend.root")
+    return links
+
+
 def report_content(
-    config: Configuration, summary: dict[str, Any], run: dict[str, Any], cutflows: dict[str, Any], plots: Any
+    config: Configuration, summary: dict[str, Any], run: dict[str, Any], cutflows: dict[str, Any], plots: Path
 ) -> Any:
     """Gather what the page shows."""
     import yaml
@@ -192,10 +181,10 @@ def report_content(
                 plot["name"],
                 plot["title"],
                 plot["caption"],
-                plots.path("plots") / f"{plot['name']}.png",
+                plots / f"{plot['name']}.png",
                 plot["section"],
             )
-            for plot in read_json(plots.path("plots") / "index.json")
+            for plot in read_json(plots / "index.json")
         ],
         configuration=yaml.safe_dump(canonical(config), sort_keys=False, allow_unicode=True),
     )

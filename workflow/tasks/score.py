@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
-from workflow.base import branches_of
+from workflow.base import Given, branches_of
 from workflow.tasks.branches import FileWorkflow
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.features import ComputeFeatures
@@ -26,7 +26,7 @@ class ScoreSlice:
     salt: str
 
 
-class ScoreEvents(FileWorkflow):
+class ScoreEvents(FileWorkflow[ScoreSlice]):
     """Apply the ensemble to the selected events; one branch per input file, whatever its process."""
 
     exclude_index = False
@@ -34,8 +34,7 @@ class ScoreEvents(FileWorkflow):
 
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
-        files = set(self.branch_map.values())
-        chunks = [i for i, chunk in enumerate(self.plan.chunks) if chunk.file in files]
+        chunks = [number for file in self.branch_map.values() for number in self.plan.chunks_of_file(file)]
         chosen = branches_of(self.branch_map, len(self.plan.files))
         reqs.networks = TrainFolds.req_different_branching(self, branch=-1)
         reqs.inputs = ListInputs.req_different_branching(self, branch=-1, **chosen)
@@ -60,13 +59,12 @@ class ScoreEvents(FileWorkflow):
     def files(self) -> Sequence[str]:
         return ("friend.root",)
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: ScoreSlice, given: Given, out: Path) -> None:
         from analysis.friends import score_chunk, write_friend
         from models.ensemble import combine, predict
 
-        s: ScoreSlice = self.settings
-        requirements = self.requires()
-        ensemble = load_ensemble(requirements["networks"])
+        ensemble = load_ensemble(given.made["networks"])
 
         def scores(values: Any, present: Any, folds: Any) -> Any:
             return combine(predict(ensemble, values, present), ensemble.folds, folds)
@@ -74,12 +72,12 @@ class ScoreEvents(FileWorkflow):
         parts = [
             score_chunk(
                 events.path("events.parquet"),
-                features.column_paths(),
+                features.paths(),
                 ensemble.signature.features,
                 scores,
-                folds=s.folds,
-                salt=s.salt,
+                folds=settings.folds,
+                salt=settings.salt,
             )
-            for events, features in zip(requirements["events"], requirements["features"], strict=True)
+            for events, features in zip(given.made["events"], given.made["features"], strict=True)
         ]
-        write_friend(out / "friend.root", s.entries, ensemble.signature.classes, parts)
+        write_friend(out / "friend.root", settings.entries, ensemble.signature.classes, parts)

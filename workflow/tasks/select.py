@@ -9,10 +9,10 @@ from typing import Any
 
 from analysis.config import Configuration
 from analysis.sources import Format, SelectionSettings, Source
-from workflow.base import branches_of, write_json
-from workflow.plan import EntryRange
+from workflow.base import Given, branches_of, write_json
+from workflow.plan import EntryRange, InputFile
 from workflow.tasks.branches import ChunkWorkflow
-from workflow.tasks.inputs import ListInputs
+from workflow.tasks.inputs import ListInputs, place_of, require_file, workflow_requires_files
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,23 @@ class SelectSlice:
     selection: SelectionSettings
 
 
-class SelectEvents(ChunkWorkflow):
+class SelectEvents(ChunkWorkflow[SelectSlice]):
     """Apply the cuts; record identity, process, generator weight and cutflow; one branch per file and entry range."""
 
     exclude_index = False
 
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
-        files = {self.plan.files.index(chunk.file) for chunk in self.branch_map.values()}
-        reqs.inputs = ListInputs.req_different_branching(self, branch=-1, **branches_of(files, len(self.plan.files)))
+        files = {chunk.file for chunk in self.branch_map.values()}
+        chosen = branches_of((self.plan.file_number(file) for file in files), len(self.plan.files))
+        reqs.inputs = ListInputs.req_different_branching(self, branch=-1, **chosen)
+        reqs.update(workflow_requires_files(self, files))
         return reqs
 
     def requires(self) -> Any:
-        number = self.plan.files.index(self.branch_data.file)
-        return {"inputs": ListInputs.req_different_branching(self, branch=number)}
+        file = self.branch_data.file
+        inputs = ListInputs.req_different_branching(self, branch=self.plan.file_number(file))
+        return {"inputs": inputs, **require_file(self, file)}
 
     def slice(self, config: Configuration) -> SelectSlice:
         chunk: EntryRange = self.branch_data
@@ -74,19 +77,19 @@ class SelectEvents(ChunkWorkflow):
         return SelectSlice(Layout.of(config, chunk), selection)
 
     def functions(self) -> Iterable[str]:
-        s: SelectionSettings = self.settings.selection
+        s = self.settings.selection
         return (*s.cuts, *s.training_cuts, *s.categories.values())
 
     def files(self) -> Sequence[str]:
         return ("events.parquet", "cutflow.json")
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: SelectSlice, given: Given, out: Path) -> None:
         from analysis.columns import write_columns
         from analysis.selection import select
 
-        s: SelectSlice = self.settings
-        functions = {name: getattr(self.plan.analysis.physics, name) for name in self.functions()}
-        selected = select(source_of(s.layout, self.requires()["inputs"]), s.selection, functions)
+        source = source_of(settings.layout, given.own.about.file, given)
+        selected = select(source, settings.selection, given.functions)
         write_columns(out / "events.parquet", selected.columns)
         write_json(
             out / "cutflow.json",
@@ -97,8 +100,7 @@ class SelectEvents(ChunkWorkflow):
         )
 
 
-def source_of(layout: Layout, inputs: ListInputs) -> Source:
+def source_of(layout: Layout, file: InputFile, given: Given) -> Source:
     """The range of entries that a layout describes, in a file."""
-    identity = inputs.branch_data.identity
-    uuid = "" if identity is None else identity.uuid
-    return Source(inputs.events_path(), layout.tree, layout.layout, layout.start, layout.stop, layout.sentinels, uuid)
+    path, uuid = place_of(file, given)
+    return Source(path, layout.tree, layout.layout, layout.start, layout.stop, layout.sentinels, uuid)

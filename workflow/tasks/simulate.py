@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.config import Configuration
-from workflow.base import Workflow
+from workflow.base import Given, Workflow
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Simulated:
     multiparton: bool
 
 
-class SimulateEvents(Workflow):
+class SimulateEvents(Workflow[Simulated]):
     """Simulate collisions with Pythia 8 and a parametrised detector; one branch per data set and part."""
 
     exclude_index = False
     libraries = ("pythia8mc", "fastjet")
 
     def create_branch_map(self) -> list[tuple[str, int]]:
-        return [(file.dataset, file.number) for file in self.plan.files if file.path is None]
+        return list(self.plan.simulated)
 
     @property
     def label(self) -> str:
@@ -53,9 +53,10 @@ class SimulateEvents(Workflow):
     def files(self) -> Sequence[str]:
         return ("events.root",)
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: Simulated, given: Given, out: Path) -> None:  # noqa: ARG004
         from analysis.simulation import simulate, write_part
 
-        s: Simulated = self.settings
+        s = settings
         part = simulate(s.sample, s.events, s.seed, part=s.part, multiparton=s.multiparton)
         write_part(part, out / "events.root")

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
-from workflow.base import Task, write_json
-from workflow.tasks.evaluate import EvaluateSlice, load_scored, require_scored
+from workflow.base import Given, Task, write_json
+from workflow.tasks.evaluate import ScoredSlice, load_scored, require_scored
 
 
 @dataclass(frozen=True)
 class StatisticsSlice:
     """Which histograms are filled, and whether data may be seen."""
 
-    scored: EvaluateSlice
+    scored: ScoredSlice
+    bins: int
     signals: tuple[str, ...]
     blinded: bool
 
 
-class WriteStatistics(Task):
+class WriteStatistics(Task[StatisticsSlice]):
     """Histograms of the signal score per process, and a pyhf workspace.
 
     Templates are held-out test events with the ensemble's score, scaled to all events; data are scored alike.
@@ -35,7 +36,8 @@ class WriteStatistics(Task):
 
     def slice(self, config: Configuration) -> StatisticsSlice:
         return StatisticsSlice(
-            scored=EvaluateSlice.of(config, ()),
+            scored=ScoredSlice.of(config, ()),
+            bins=config.outputs.histogram.bins,
             signals=config.classes.processes[config.classes.signal],
             blinded=config.outputs.blind_above is not None,
         )
@@ -43,18 +45,19 @@ class WriteStatistics(Task):
     def files(self) -> Sequence[str]:
         return ("histograms.json", "workspace.json")
 
-    def compute(self, out: Path) -> None:
+    @staticmethod
+    def compute(settings: StatisticsSlice, given: Given, out: Path) -> None:
         from analysis.evaluation import score_templates
         from analysis.statistics import pyhf_workspace
 
-        s: StatisticsSlice = self.settings
-        events, scales = load_scored(self.requires(), s.scored)
-        templates, data = score_templates(events, scales, s.scored.evaluation)
+        s = settings
+        events, scales = load_scored(given.made, s.scored)
+        templates, data = score_templates(events, scales, s.scored.scores, s.bins)
         workspace = pyhf_workspace(templates, s.signals, None if s.blinded else data)
         write_json(
             out / "histograms.json",
             {
-                "score": f"score_{s.scored.evaluation.signal}_ensemble",
+                "score": f"score_{s.scored.scores.signal}_ensemble",
                 "templates": {name: histogram.to_json() for name, histogram in templates.items()},
                 "data": None if data is None or s.blinded else data.to_json(),
                 "observed": "Asimov" if data is None or s.blinded else "data",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.config import Configuration
 from workflow.base import Task, branches_of
 from workflow.store import read_json
-from workflow.tasks.features import ComputeFeatures, names_of
+from workflow.tasks.features import GROUPS, ComputeFeatures, names_of
 from workflow.tasks.inputs import ListInputs
 from workflow.tasks.select import SelectEvents
 
@@ -37,7 +37,7 @@ class Sums:
         )
 
 
-def require_events(task: Task, datasets: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
+def require_events(task: Task[Any], datasets: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
     """Requirements of a step that reads all events of some data sets.
 
     Args:
@@ -61,56 +61,51 @@ def require_events(task: Task, datasets: Sequence[str], groups: Sequence[str]) -
     return requirements
 
 
-def load_events(
-    requirements: dict[str, Any], settings: TableSettings, sums: Sums
-) -> tuple[EventTable, dict[str, Totals]]:
-    """Put the column stores of what is required together.
+def load_events(made: Mapping[str, Any], settings: TableSettings, sums: Sums) -> tuple[EventTable, dict[str, Totals]]:
+    """Put the column stores that `require_events` asked for together.
 
     Returns:
         The table, and the sums per process from before the selection.
     """
     from analysis.table import Chunk, load_table
 
-    branches = requirements["events"].get_branch_tasks() if "events" in requirements else {}
-    groups = [r for name, r in requirements.items() if name not in ("inputs", "events")]
+    groups = [made[name] for name in GROUPS if name in made]
     chunks = []
-    for number, task in branches.items():
+    for number, events in made.get("events", {}).items():
         columns: dict[str, Path] = {}
         for group in groups:
-            if number in group.branch_map:
-                columns |= group.get_branch_tasks()[number].column_paths()
-        file = task.branch_data.file
-        chunks.append(Chunk(file.dataset, file.key, task.path("events.parquet"), columns))
-    totals = load_totals(requirements, sums)
+            if number in group:
+                columns |= group[number].paths()
+        file = events.about.file
+        chunks.append(Chunk(file.dataset, file.key, events.path("events.parquet"), columns))
+    totals = load_totals(made, sums)
     return load_table(chunks, totals, settings), totals
 
 
-def load_totals(requirements: dict[str, Any], sums: Sums) -> dict[str, Totals]:
+def load_totals(made: Mapping[str, Any], sums: Sums) -> dict[str, Totals]:
     """Sums per process over all chunks and files, from before the selection."""
     from analysis.weights import Totals, collect_totals
 
-    branches = requirements["events"].get_branch_tasks() if "events" in requirements else {}
     counted = [
         (
-            task.branch_data.file.dataset,
-            {p: Totals(**t) for p, t in read_json(task.path("cutflow.json"))["totals"].items()},
+            events.about.file.dataset,
+            {p: Totals(**t) for p, t in read_json(events.path("cutflow.json"))["totals"].items()},
         )
-        for task in branches.values()
+        for events in made.get("events", {}).values()
     ]
     generated = [
-        (task.branch_data.dataset, read_json(task.path("inputs.json"))["generated"])
-        for task in requirements["inputs"].get_branch_tasks().values()
+        (inputs.about.dataset, read_json(inputs.path("inputs.json"))["generated"]) for inputs in made["inputs"].values()
     ]
     return collect_totals(counted, generated, sums.declared, sums.owners)
 
 
-def load_cutflows(requirements: dict[str, Any], settings: TableSettings, sums: Sums) -> dict[str, Cutflow]:
+def load_cutflows(made: Mapping[str, Any], settings: TableSettings, sums: Sums) -> dict[str, Cutflow]:
     """Add up the cutflows of all chunks, process by process, in expected events."""
     from analysis.selection import Cutflow
 
     flows: dict[str, Cutflow] = {}
-    for task in requirements["events"].get_branch_tasks().values() if "events" in requirements else ():
-        for process, flow in read_json(task.path("cutflow.json"))["cutflow"].items():
+    for events in made.get("events", {}).values():
+        for process, flow in read_json(events.path("cutflow.json"))["cutflow"].items():
             flows[process] = flows.get(process, Cutflow()) + Cutflow(**flow)
-    totals = load_totals(requirements, sums)
+    totals = load_totals(made, sums)
     return {name: flow.scaled(settings.normalisations[name].factor(totals[name])) for name, flow in flows.items()}

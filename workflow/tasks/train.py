@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
 from analysis.errors import UserError
 from models.settings import ModelSettings, TrainingSettings
-from workflow.base import Meter, Workflow
+from workflow.base import Given, Meter, Workflow
 from workflow.execution.executor import say
 from workflow.tasks.folds import PrepareFolds
 
@@ -32,12 +33,11 @@ class TrainSlice:
     training: TrainingSettings
 
 
-class TrainFolds(Workflow):
+class TrainFolds(Workflow[TrainSlice]):
     """Train the networks; one branch per fold and member. Branches of one process train as one stack."""
 
     exclude_index = False
     libraries = ("torch",)
-    network: TrainedMember | None = None
 
     def create_branch_map(self) -> list[tuple[int, int]]:
         config = self.plan.config
@@ -76,24 +76,29 @@ class TrainFolds(Workflow):
     def run_branches(self, branches: Sequence[int]) -> None:
         tasks = [self.as_branch(branch) for branch in branches]
         meter = Meter()
-        networks = train_stack(tasks)
+        networks = train_stack([task.settings for task in tasks], tasks[0].given())
         for task, network in zip(tasks, networks, strict=True):
-            task.network = network
-            task.write(task.files(), before=meter.read().share(len(tasks)))
+            task.write(task.files(), partial(save_network, network), before=meter.read().share(len(tasks)))
 
-    def compute(self, out: Path) -> None:
-        from models.ensemble import save_member
-
-        save_member(out / "network.safetensors", self.network or train_stack([self])[0])
+    @staticmethod
+    def compute(settings: TrainSlice, given: Given, out: Path) -> None:
+        save_network(train_stack([settings], given)[0], out)
 
 
-def train_stack(tasks: Sequence[TrainFolds]) -> list[TrainedMember]:
-    """Train the networks of several branches as one stack."""
+def save_network(network: TrainedMember, out: Path) -> None:
+    """Write the output of one branch."""
+    from models.ensemble import save_member
+
+    save_member(out / "network.safetensors", network)
+
+
+def train_stack(slices: Sequence[TrainSlice], given: Given) -> list[TrainedMember]:
+    """Train the networks of several branches, which require the same, as one stack."""
     from analysis.pool import load_pool
     from models.preprocessing import Signature
     from models.training import MemberPlan, TrainingDiverged, TrainingEvents, train
 
-    pool = load_pool(tasks[0].requires()["pool"].path("pool"))
+    pool = load_pool(given.made["pool"].path("pool"))
     events = TrainingEvents(
         signature=Signature(pool.features, pool.objects, pool.classes),
         values=pool.values,
@@ -102,7 +107,6 @@ def train_stack(tasks: Sequence[TrainFolds]) -> list[TrainedMember]:
         weights=pool.weights,
         identity=pool.identity,
     )
-    slices: list[TrainSlice] = [task.settings for task in tasks]
     plans = [MemberPlan(s.fold, s.member, *pool.rows(s.fold, s.folds, s.scheme)) for s in slices]
     folds = ", ".join(str(fold) for fold in sorted({s.fold for s in slices}))
     first = slices[0]
