@@ -10,16 +10,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import platform
-import resource
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
-from importlib.metadata import version
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,13 +23,13 @@ import luigi
 
 from analysis.config import EXAMPLES, Configuration
 from analysis.errors import UserError, nearest
-from workflow import lineage
+from workflow import claims, lineage
+from workflow.adoption import adopt, adopted, resolve
 from workflow.execution.dask import DaskWorkflow
 from workflow.execution.executor import say
 from workflow.execution.local import LocalWorkflow
 from workflow.identity import (
     FORMAT,
-    ROOT,
     canonical,
     fingerprint,
     function_source,
@@ -45,19 +40,20 @@ from workflow.identity import (
 )
 from workflow.messages import show_user_errors
 from workflow.plan import Plan, open_plan
+from workflow.provenance import Cost, Meter, circumstances
 from workflow.reasons import earlier_runs, explain, source_file, why
-from workflow.store import atomic_write, staged, store_folder
+from workflow.store import atomic_write, read_json, staged, store_folder
 
 show_user_errors()
 
 S = TypeVar("S")
 """The slice of a step."""
 
-_known: dict[str, bool] = {}
-"""What was complete when this run first asked, by output folder and names (contract 6: asked once per run)."""
+_known: dict[Path, bool] = {}
+"""What was complete when this run first asked, by the record of the outputs (contract 6: asked once per run)."""
 
-RECORDED = ("awkward", "coffea", "law", "luigi", "numpy", "onnxruntime", "pyarrow", "scipy", "torch", "uproot")
-"""Libraries whose versions stand in the provenance without being part of any identity."""
+_wanted: set[Path] = set()
+"""What was released and has to be made again, since a step that will run requires it."""
 
 
 class OverridesParameter(luigi.Parameter):
@@ -173,7 +169,20 @@ class Task(law.Task, Generic[S]):
         description="print what the outputs stand on and how each step was made, and run nothing; default: False",
     )
 
-    interactive_params = [*law.Task.interactive_params, "why", "print_provenance"]
+    adopt = luigi.Parameter(
+        default="",
+        significant=False,
+        description="a reason: print every output of which nothing but code differs, with --yes declare them valid for "
+        "the code as it is now, and run nothing",
+    )
+
+    yes = luigi.BoolParameter(
+        default=False,
+        significant=False,
+        description="do what --adopt only lists otherwise; default: False",
+    )
+
+    interactive_params = [*law.Task.interactive_params, "why", "print_provenance", "adopt"]
     exclude_index = True
     libraries: tuple[str, ...] = ()
 
@@ -279,13 +288,32 @@ class Task(law.Task, Generic[S]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """The identity of the outputs."""
-        return fingerprint(self.parts)
+        """The identity of the outputs; where earlier ones were adopted, theirs."""
+        return resolve(self.identity_of(self.parts))
+
+    @staticmethod
+    def identity_of(parts: Mapping[str, Any]) -> str:
+        """The identity that follows from its parts."""
+        return fingerprint(parts)
+
+    def pieces(self, parts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Outputs that have an identity of their own, with its parts; by default all outputs have one together."""
+        return {"": parts}
+
+    def paths_of(self, piece: str, address: str) -> list[Path]:
+        """Where the outputs of one piece are under some identity."""
+        del piece
+        return [self.label_folder / address / name for name in self.files()]
+
+    @property
+    def label_folder(self) -> Path:
+        """Where the outputs of all identities under one label are."""
+        return store_folder() / self.task_family / self.label
 
     @property
     def folder(self) -> Path:
         """Where the outputs are."""
-        return store_folder() / self.task_family / self.label / str(self.fingerprint)
+        return self.label_folder / str(self.fingerprint)
 
     def path(self, name: str) -> Path:
         """Path of one output."""
@@ -301,29 +329,85 @@ class Task(law.Task, Generic[S]):
         }
 
     def complete(self) -> bool:
-        """Deeply complete: the outputs exist, and all that is required is complete."""
-        key = f"{self.folder}:{','.join(self.files())}"
-        if key not in _known:
-            _known[key] = all(self.path(name).exists() for name in self.files()) and all(
-                task.complete() for task in luigi.task.flatten(self.requires())
-            )
-        return _known[key]
+        """Deeply complete: the outputs exist, and all that is required is complete.
+
+        Outputs that `Prune` has released count as there, unless something that is not complete requires them.
+        """
+        if self.standing():
+            return self.record not in _wanted
+        self.want_requirements()
+        return False
+
+    def standing(self) -> bool:
+        """Whether the outputs, and all that they stand on, were there or released when this run first asked."""
+        if lineage.is_workflow(self):
+            # Every branch is asked, even after the first that is not: what they answer now, before anything has run,
+            # decides which of them run.
+            answers = [branch.standing() for branch in self.get_branch_tasks().values()]
+            return all(answers)
+        if self.record not in _known:
+            self.stamp()
+            there = self.present() or self.released()
+            _known[self.record] = there and all(task.standing() for task in luigi.task.flatten(self.requires()))
+        return _known[self.record]
+
+    def want_requirements(self) -> None:
+        """Note that what this step requires has to be there, since it will run."""
+        for required in luigi.task.flatten(self.requires()):
+            tasks = required.get_branch_tasks().values() if lineage.is_workflow(required) else [required]
+            for task in tasks:
+                if task.record not in _wanted and not task.present():
+                    _wanted.add(task.record)
+                    task.want_requirements()
+
+    def present(self) -> bool:
+        """Whether the outputs are there."""
+        return all(self.path(name).exists() for name in self.files())
+
+    def released(self) -> bool:
+        """Whether the outputs were made and `Prune` has released them."""
+        return self.record.exists() and bool(read_json(self.record).get("released"))
+
+    def stamp(self) -> claims.Stamp:
+        """The state of the record of the outputs when this run first asked."""
+        return claims.remember(self.record, claims.stamp(self.record))
 
     def mark_complete(self) -> None:
         """Remember that the outputs were made in this run."""
-        _known[f"{self.folder}:{','.join(self.files())}"] = True
+        _known[self.record] = True
+        _wanted.discard(self.record)
 
     @property
-    def provenance_name(self) -> str:
-        """Name of the file that records how the outputs were made."""
-        return "provenance.json"
+    def record(self) -> Path:
+        """Where it is recorded how the outputs were made."""
+        return self.folder / "provenance.json"
 
     def run(self) -> None:
-        """Make the outputs and record how."""
+        """Make the outputs and record how, unless another run has made them since this one asked."""
         meter = Meter()
-        self.write([name.rstrip("/") for name in self.files()])
+        if multiprocessing.parent_process() is None:
+            claims.announce()
+        with self.claimed() as free:
+            if free:
+                self.make()
+            else:
+                self.mark_complete()
         if multiprocessing.parent_process() is None:
             say(f"{self.title}: done in {meter.read().wall:.1f} s")
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Keep other runs from making these outputs; False if one has made them since this run first asked."""
+
+        def wait(text: str) -> None:
+            say(f"{self.title} ({self.label}): {text}")
+
+        with claims.claim(self.folder / ".lease", wait):
+            yield not (claims.changed(self.record) and self.present())
+
+    def make(self) -> None:
+        """Make all outputs."""
+        self.write([name.rstrip("/") for name in self.files()])
 
     def write(
         self, names: Sequence[str], compute: Callable[[Path], None] | None = None, before: Cost | None = None
@@ -345,7 +429,7 @@ class Task(law.Task, Generic[S]):
             else:
                 compute(out)
             self._check_unchanged()
-            atomic_write(self.folder / self.provenance_name, json.dumps(self._provenance(meter, before), indent=1))
+            atomic_write(self.record, json.dumps(self._provenance(meter, before), indent=1))
         self.mark_complete()
 
     def _check_unchanged(self) -> None:
@@ -360,36 +444,31 @@ class Task(law.Task, Generic[S]):
             )
 
     def _provenance(self, meter: Meter, before: Cost | None) -> dict[str, Any]:
-        cost = meter.read() + (before or Cost())
-        self._keep_sources()
+        self.keep_sources()
+        notes = [adopted(self.identity_of(parts)) for parts in self.pieces(self.parts).values()]
         return {
             "fingerprint": self.fingerprint,
             "step": self.task_family,
             "label": self.label,
+            "record": str(self.record.relative_to(store_folder())),
             "title": self.title,
             "subject": self.subject,
             "parts": self.parts,
-            "started": meter.started,
-            "wall_seconds": round(cost.wall, 3),
-            "cpu_seconds": round(cost.cpu, 3),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-            "host": socket.gethostname(),
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in RECORDED},
-            "code": source_version(),
+            "adopted": [note for note in notes if note],
+            "files": list(self.files()),
+            **circumstances(meter, before),
         }
 
-    def _keep_sources(self) -> None:
+    def keep_sources(self) -> None:
         """Keep the code behind the hashes, so that `--why` can show later what has changed in it."""
-        sources = {
-            self.parts["code"]: step_source(Path(str(sys.modules[type(self).__module__].__file__)), type(self).__name__)
-        }
+        step = partial(step_source, Path(str(sys.modules[type(self).__module__].__file__)), type(self).__name__)
+        sources: dict[str, Callable[[], list[str]]] = {self.parts["code"]: step}
         for name, code in self.parts["functions"].items():
-            sources[code] = function_source(self.plan.analysis.physics_path, name)
+            sources[code] = partial(function_source, self.plan.analysis.physics_path, name)
         for code, texts in sources.items():
             path = source_file(store_folder(), code)
             if not path.exists():
-                atomic_write(path, "\n\n\n".join(texts) + "\n")
+                atomic_write(path, "\n\n\n".join(texts()) + "\n")
 
     def _why(self, _asked: bool) -> None:
         """Print every step that would run, each with its reason: law calls this for `--why`."""
@@ -400,47 +479,24 @@ class Task(law.Task, Generic[S]):
         """Print the lineage of the outputs: law calls this for `--print-provenance`."""
         sys.stdout.write("\n".join(lineage.tree(self)) + "\n")
 
+    def _adopt(self, why: str) -> None:
+        """Adopt outputs of earlier code: law calls this for `--adopt`."""
+        sys.stdout.write("\n".join(adopt(self, why, declare=self.yes)) + "\n")
+
     def reasons(self) -> list[str]:
         """Why this step would run, apart from what it stands on."""
-        if self.path(self.provenance_name).exists():
+        if self.record.exists():
             gone = [name for name in self.files() if not self.path(name).exists()]
+            if gone and self.released():
+                return ["its output was released and is needed again"]
             return [f"its output {', '.join(gone)} was removed"] if gone else []
-        return explain(self.parts, earlier_runs(self.folder.parent, self.title, self.subject), store_folder())
+        self.keep_sources()
+        earlier = earlier_runs(self.label_folder, self.title, self.subject)
+        return explain(self.parts, [record for _, record in earlier], store_folder())
 
 
 Task.event_handler(luigi.Event.SUCCESS)(_say_where)
 Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_say_where)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of wall-clock and of processor time."""
-
-    wall: float = 0.0
-    cpu: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.wall + other.wall, self.cpu + other.cpu)
-
-    def share(self, parts: int) -> Cost:
-        """An equal part of it."""
-        return Cost(self.wall / parts, self.cpu / parts)
-
-
-class Meter:
-    """Measures from when it is made."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.time(), time.process_time()
-
-    @property
-    def started(self) -> str:
-        """When, in UTC."""
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall))
-
-    def read(self) -> Cost:
-        """What has been spent since."""
-        return Cost(time.time() - self._wall, time.process_time() - self._cpu)
 
 
 class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
@@ -452,7 +508,7 @@ class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
     def fingerprint(self) -> str:
         """The identity of a branch, or of all of a workflow's branches."""
         if self.is_branch():
-            return fingerprint(self.parts)
+            return resolve(self.identity_of(self.parts))
         return fingerprint({"branches": sorted(t.fingerprint for t in self.get_branch_tasks().values())})
 
     def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
@@ -495,21 +551,6 @@ def _step_code(module: str, name: str) -> str:
 
 _pinned_code = cache(_step_code)
 """The same as it was when this process first asked."""
-
-
-@lru_cache(maxsize=1)
-def source_version() -> dict[str, Any]:
-    """Git commit of the project and whether the tree differs from it."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:  # a batch node without git
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    status = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:

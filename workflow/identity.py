@@ -91,7 +91,7 @@ def step_source(path: Path, name: str) -> list[str]:
     return _trace(path, name, _STEPS)
 
 
-def user_function(path: Path, name: str, *, labels: bool = False) -> str:
+def user_function(path: Path, name: str) -> str:
     """Hash a user's function with the helpers and constants of its file that it uses.
 
     Names that it imports from another analysis of `analysis/examples` are followed there; other modules of `analysis`
@@ -101,14 +101,29 @@ def user_function(path: Path, name: str, *, labels: bool = False) -> str:
     Args:
         path: The `physics.py`.
         name: Name of the function.
-        labels: Count the labels and units of its plots too.
     """
-    return _digest(function_source(path, name, labels=labels))
+    return _digest(function_source(path, name))
 
 
-def function_source(path: Path, name: str, *, labels: bool = False) -> list[str]:
+def function_source(path: Path, name: str) -> list[str]:
     """The normalised source that `user_function` hashes."""
-    return _trace(path, name, _EXAMPLES, labels=labels)
+    return _trace(path, name, _EXAMPLES, labels=False)
+
+
+def user_label(path: Path, name: str) -> str:
+    """Hash what plots show of a user's function: its decorators, or the call that makes it, with what they use."""
+    symbols = _Symbols.of(path)
+    texts: list[str] = []
+    for module, original in symbols.imports.get(name, ()):
+        file = _module_path(module)
+        if module.startswith(_EXAMPLES) and file is not None and original != _WHOLE:
+            texts.append(user_label(file, original))
+    for node in symbols.nodes.get(name, ()):
+        shown: list[ast.AST] = [*node.decorator_list] if isinstance(node, ast.FunctionDef) else [node]
+        texts += [ast.unparse(each) for each in shown]
+        for used in sorted(set().union(*(_names(each) for each in shown)) - {name}):
+            texts += _trace(path, used, _EXAMPLES)
+    return _digest(texts)
 
 
 def _trace(path: Path, name: str, followed: str, *, labels: bool = True) -> list[str]:

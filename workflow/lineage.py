@@ -10,20 +10,31 @@ import luigi
 from workflow.store import read_json
 
 
+def walk(task: Any, seen: set[str] | None = None) -> Iterator[Any]:
+    """Every step and branch that a task stands on, and the task itself; each once, after all that it stands on.
+
+    Args:
+        task: A step, a branch, or a workflow, which stands for its branches.
+        seen: Tasks that are left out, by `task_id`; those that are met are added.
+    """
+    seen = set() if seen is None else seen
+    if task.task_id in seen:
+        return
+    seen.add(task.task_id)
+    if is_workflow(task):
+        for branch in task.get_branch_tasks().values():
+            yield from walk(branch, seen)
+        return
+    for required in luigi.task.flatten(task.requires()):
+        yield from walk(required, seen)
+    yield task
+
+
 def recorded(task: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Every step and branch that a task stands on, itself included, once, with what its provenance says."""
-    waiting, seen = [task], set()
-    while waiting:
-        step = waiting.pop()
-        if is_workflow(step):
-            waiting += step.get_branch_tasks().values()
-            continue
-        path = step.path(step.provenance_name)
-        if path not in seen:
-            seen.add(path)
-            if path.exists():
-                yield step, read_json(path)
-            waiting += luigi.task.flatten(step.requires())
+    """Every step and branch that a task stands on, itself included, with what its provenance says."""
+    for step in walk(task):
+        if step.record.exists():
+            yield step, read_json(step.record)
 
 
 def tree(task: Any) -> Iterator[str]:
@@ -60,7 +71,7 @@ def is_workflow(task: Any) -> bool:
 
 def _summary(steps: list[Any]) -> str:
     """How the outputs of some branches were made, in one line."""
-    records = [read_json(path) for step in steps if (path := step.path(step.provenance_name)).exists()]
+    records = [read_json(step.record) for step in steps if step.record.exists()]
     if not records:
         return "no record"
     parts = [f"{len(records)} of {len(steps)} branches"] if len(steps) > 1 else [str(records[0]["fingerprint"])]
@@ -70,4 +81,6 @@ def _summary(steps: list[Any]) -> str:
     parts.append(" ".join(sorted({str(r["host"]) for r in records})))
     commits = {(str(r["code"]["commit"] or "no commit")[:10], bool(r["code"]["dirty"])) for r in records}
     parts.append(" ".join(sorted(commit + (" + changes" if dirty else "") for commit, dirty in commits)))
+    notes = {(n["who"], n["when"], n["why"]) for r in records for n in r.get("adopted", ())}
+    parts += [f'adopted by {who} at {when}: "{why}"' for who, when, why in sorted(notes)]
     return ", ".join(parts)

@@ -14,7 +14,7 @@ from pathlib import Path
 from analysis.config import EXAMPLES, Analysis, DataSet, data_folder, load_analysis
 from analysis.errors import UserError
 from analysis.sources import FileRecord
-from workflow.identity import defined_names, user_function
+from workflow.identity import defined_names, user_function, user_label
 from workflow.store import atomic_write, store_folder
 
 
@@ -154,8 +154,8 @@ class Plan:
 
     @cache  # noqa: B019 -- as above
     def label_code(self, name: str) -> str:
-        """Hash of a user's function with what plots show of it."""
-        return user_function(self.analysis.physics_path, name, labels=True)
+        """Hash of what plots show of a user's function."""
+        return user_label(self.analysis.physics_path, name)
 
 
 @cache

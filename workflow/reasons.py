@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from workflow.lineage import is_workflow
 from workflow.store import read_json
 
 MISSING = object()
+FOLLOWS = "what it stands on is made anew"
 NAMED = 3
 """How many branches a line names before it counts the rest."""
 
@@ -23,23 +25,31 @@ def source_file(store: Path, code: str) -> Path:
     return store / "code" / f"{code}.py"
 
 
-def earlier_runs(folder: Path, title: str, subject: str) -> list[dict[str, Any]]:
-    """Provenance of all earlier runs of one subject of a step.
+def earlier_runs(folder: Path, title: str, subject: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Provenance of all earlier runs of one subject of a step, oldest first, with the paths where it stands.
 
     Args:
         folder: `store/<Step>/<label>`.
         title: The step, as lines of progress call it.
         subject: What was worked on: a file, a range of its entries, a fold; empty where a label has one subject.
     """
-    records = []
-    for path in folder.glob("*/provenance*.json"):
-        record = read_json(path)
-        if (record["title"], record["subject"]) == (title, subject):
-            records.append(record)
-    return sorted(records, key=lambda record: str(record["started"]))
+    return _records(folder).get((title, subject), [])
 
 
-def explain(parts: Mapping[str, Any], earlier: list[dict[str, Any]], store: Path) -> list[str]:
+@cache
+def _records(folder: Path) -> dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]]:
+    """All provenance below a label, by step and subject; read once per run."""
+    records = sorted(
+        ((path, read_json(path)) for path in folder.glob("*/provenance*.json")),
+        key=lambda pair: str(pair[1]["started"]),
+    )
+    found: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
+    for path, record in records:
+        found.setdefault((record["title"], record["subject"]), []).append((path, record))
+    return found
+
+
+def explain(parts: Mapping[str, Any], earlier: Sequence[dict[str, Any]], store: Path) -> list[str]:
     """Say what differs between a step's identity and the nearest earlier one.
 
     Args:
@@ -52,8 +62,8 @@ def explain(parts: Mapping[str, Any], earlier: list[dict[str, Any]], store: Path
     """
     if not earlier:
         return ["never ran"]
-    nearest = min(reversed(earlier), key=lambda record: len(list(_differences(record["parts"], parts, store))))
-    return list(_differences(nearest["parts"], parts, store))
+    nearest = min(reversed(earlier), key=lambda record: len(list(differences(record["parts"], parts, store))))
+    return list(differences(nearest["parts"], parts, store))
 
 
 def why(task: Any) -> Iterator[str]:
@@ -62,10 +72,17 @@ def why(task: Any) -> Iterator[str]:
     Args:
         task: The step that was asked for.
     """
+    yield from gather(
+        (step.title, f"{step.label} {step.subject}".strip(), "; ".join(step.reasons()) or FOLLOWS)
+        for step in _incomplete(task, set())
+    )
+
+
+def gather(items: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Lines of what is said of steps, given as title, place and text; places with one text share a line."""
     grouped: dict[tuple[str, str], list[str]] = {}
-    for step in _incomplete(task, set()):
-        reason = "; ".join(step.reasons()) or "what it stands on is made anew"
-        grouped.setdefault((step.title, reason), []).append(f"{step.label} {step.subject}".strip())
+    for title, place, reason in items:
+        grouped.setdefault((title, reason), []).append(place)
     for (title, reason), places in grouped.items():
         more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
         yield f"{title} ({'; '.join(places[:NAMED])}{more}): {reason}"
@@ -85,7 +102,8 @@ def _incomplete(task: Any, seen: set[str]) -> Iterator[Any]:
         yield task
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], store: Path) -> Iterator[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], store: Path) -> Iterator[str]:
+    """Say what differs between two identities, apart from what they require."""
     for key, before, after in _changed(old["settings"], new["settings"], ""):
         yield f"{key} {_step(before, after)}"
     for name, before, after in _changed(old["functions"], new["functions"], ""):
@@ -99,6 +117,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], store: Path) ->
         yield f"{name} {_short(before)} → {_short(after)}"
     if old["format"] != new["format"]:
         yield f"format of the store {old['format']} → {new['format']}"
+    for name, before, after in _changed(old["labels"], new["labels"], ""):
+        if before is not MISSING and after is not MISSING:
+            yield f"label of {name} changed"
     if old["outside"] != new["outside"]:
         yield "its input was rewritten" if "uuid" in (new["outside"] or {}) else "what it reads besides changed"
 

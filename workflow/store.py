@@ -16,6 +16,8 @@ from typing import Any
 from workflow.identity import ROOT
 
 RETRIES = 10
+STAGE = ".stage-"
+"""How names of folders begin that are being written or deleted."""
 LEFT_OVER = 24 * 3600
 """Age in seconds from which a folder of a killed run is in nobody's way any more."""
 
@@ -59,7 +61,7 @@ def staged(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    stage = folder / f".stage-{uuid.uuid4().hex[:12]}"
+    stage = folder / f"{STAGE}{uuid.uuid4().hex[:12]}"
     stage.mkdir()
     try:
         yield stage
@@ -92,7 +94,7 @@ def _into_place(source: Path, target: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what runs that were killed have left aside, once it is a day old."""
-    for stage in folder.glob(".stage-*"):
+    for stage in folder.glob(f"{STAGE}*"):
         with suppress(FileNotFoundError):
             if time.time() - stage.stat().st_mtime > LEFT_OVER:
                 shutil.rmtree(stage, ignore_errors=True)

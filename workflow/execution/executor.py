@@ -12,6 +12,7 @@ from typing import Protocol
 import law
 
 from analysis.errors import UserError
+from workflow.claims import Stamp, announce, remember
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Group:
         parameters: The task's parameters as text, without branches.
         branches: Branch numbers.
         fingerprints: The identity that each branch had when the run began.
+        stamps: The state that the record of its outputs had then.
     """
 
     family: str
     parameters: tuple[tuple[str, str], ...]
     branches: tuple[int, ...]
     fingerprints: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
 
     @property
     def name(self) -> str:
@@ -80,13 +83,14 @@ def run_group(group: Group) -> None:
 
     task_class = luigi.task_register.Register.get_task_cls(group.family)
     task = task_class.from_str_params(dict(group.parameters))
-    for branch, expected in zip(group.branches, group.fingerprints, strict=True):
+    for branch, expected, stamp in zip(group.branches, group.fingerprints, group.stamps, strict=True):
         found = task.as_branch(branch).fingerprint
         if found != expected:
             raise UserError(
                 f"{group.family}, branch {branch}: the code, the configuration or an input changed while the run was "
                 f"going on (identity {expected} is now {found}). Start the run again; what is complete stays."
             )
+        remember(task.as_branch(branch).record, stamp)
     try:
         task.run_branches(list(group.branches))
     except Exception as error:
@@ -107,13 +111,8 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
         raise NotImplementedError(f"{type(self).__name__} names no executor")
 
     def complete(self) -> bool:
-        """A workflow is complete when each of its branches is, deeply.
-
-        Every branch is asked, even after the first that is not: what they answer now, before anything has run, decides
-        which of them run.
-        """
-        answers = [task.complete() for task in self.task.get_branch_tasks().values()]
-        return all(answers)
+        """A workflow is complete when each of its branches is, deeply."""
+        return all(task.complete() for task in self.task.get_branch_tasks().values())
 
     def run(self) -> None:
         """Run the branches that were incomplete when this run first asked."""
@@ -124,6 +123,7 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
             raise _failures[0]
         # A mistake in physics.py shows before the first branch runs, not when one happens to need it.
         self.task.plan.analysis.physics  # noqa: B018
+        announce()
         executor = self.executor()
         parameters = tuple((k, v) for k, v in self.task.to_str_params().items() if k not in ("branch", "branches"))
         groups = [
@@ -132,6 +132,7 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
                 parameters=parameters,
                 branches=tuple(branches),
                 fingerprints=tuple(pending[b].fingerprint for b in branches),
+                stamps=tuple(pending[b].stamp() for b in branches),
             )
             for branches in self.task.group_branches(list(pending), executor.slots)
         ]

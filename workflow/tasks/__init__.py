@@ -6,6 +6,7 @@ from workflow.tasks.features import ComputeFeatures
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.inputs import ListInputs
 from workflow.tasks.plots import PlotResults
+from workflow.tasks.prune import Prune
 from workflow.tasks.report import Report
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.select import SelectEvents
@@ -20,6 +21,7 @@ __all__ = [
     "ListInputs",
     "PlotResults",
     "PrepareFolds",
+    "Prune",
     "Report",
     "ScoreEvents",
     "SelectEvents",

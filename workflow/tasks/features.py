@@ -11,6 +11,7 @@ from typing import Any
 import luigi
 
 from analysis.config import Configuration
+from workflow.adoption import resolve
 from workflow.base import Given, Made, branches_of
 from workflow.identity import fingerprint
 from workflow.tasks.branches import ChunkWorkflow
@@ -81,12 +82,18 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
     @cached_property
     def columns(self) -> dict[str, str]:
         """File name of each column; its own identity is part of the name."""
-        shared = {key: value for key, value in self.parts.items() if key not in ("settings", "functions")}
-        shared["layout"] = self.parts["settings"]["layout"]
+        pieces = self.pieces(self.parts)
+        return {name: _file(name, resolve(self.identity_of(pieces[name]))) for name in self.settings.names}
+
+    def pieces(self, parts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """The columns: each has an identity of its own, of which the other functions are no part."""
+        layout = {"layout": parts["settings"]["layout"]}
         return {
-            name: f"{name}-{fingerprint({**shared, 'function': self.plan.function_code(name), 'name': name})}.parquet"
-            for name in self.settings.names
+            name: {**parts, "settings": layout, "functions": {name: code}} for name, code in parts["functions"].items()
         }
+
+    def paths_of(self, piece: str, address: str) -> list[Path]:
+        return [self.folder / _file(piece, address)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -98,12 +105,11 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
     @property
     def folder(self) -> Path:
         """One folder per selected chunk, whatever the columns."""
-        events = self.requires()["events"]
-        return events.folder.parent.parent.parent / self.task_family / self.label / str(events.fingerprint)
+        return self.label_folder / str(self.requires()["events"].fingerprint)
 
     @property
-    def provenance_name(self) -> str:
-        return f"provenance-{self.fingerprint}.json"
+    def record(self) -> Path:
+        return self.folder / f"provenance-{self.fingerprint}.json"
 
     def files(self) -> Sequence[str]:
         return tuple(self.columns.values())
@@ -111,7 +117,7 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
     def made(self) -> Columns:
         return Columns(self.folder, self.branch_data, self.columns)
 
-    def run(self) -> None:
+    def make(self) -> None:
         """Compute the columns that are not there; all, if they are to be made again."""
         missing = tuple(name for name, file in self.columns.items() if not self.path(file).exists())
         chosen = replace(self.settings, names=missing or tuple(self.columns))
@@ -130,6 +136,10 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
         events = read(source).at(entries - source.start)
         for name, column in compute(settings.names, given.functions, events, source).items():
             write_columns(out / own.files[name], {name: column})
+
+
+def _file(name: str, identity: str) -> str:
+    return f"{name}-{identity}.parquet"
 
 
 def names_of(config: Configuration, group: str) -> tuple[str, ...]:

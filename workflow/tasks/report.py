@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import luigi
 
 from analysis.config import Configuration
 from analysis.errors import UserError
-from workflow.base import Given, Task, source_version, write_json
+from workflow.base import Given, Task, write_json
 from workflow.identity import ROOT, canonical
+from workflow.provenance import source_version
+from workflow.pruning import note_publication
 from workflow.store import read_json, results_folder
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
@@ -103,6 +106,9 @@ class Report(Task[ReportSlice]):
         temporary = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}")
         temporary.symlink_to(os.path.relpath(self.folder, link.parent))
         temporary.replace(link)
+        note_publication(link)
+        with suppress(PermissionError):  # somebody else's run
+            os.utime(self.path("run.json"))  # `Prune` shows when results were last used
         sys.stdout.write(f"\n{self.path('table.txt').read_text()}\nreport: {link / 'report.html'}\n")
         sys.stdout.flush()
 
@@ -133,7 +139,17 @@ def summary_of(config: Configuration, given: Given) -> dict[str, Any]:
 
 def run_of(config: Configuration, given: Given) -> dict[str, Any]:
     """`run.json`: when, where and at what cost."""
-    shown = ("step", "label", "fingerprint", "started", "wall_seconds", "cpu_seconds", "peak_memory_mb", "host")
+    shown = (
+        "step",
+        "label",
+        "record",
+        "fingerprint",
+        "started",
+        "wall_seconds",
+        "cpu_seconds",
+        "peak_memory_mb",
+        "host",
+    )
     steps = [{key: record[key] for key in shown} for record in given.lineage()]
     return {
         "analysis": config.name,

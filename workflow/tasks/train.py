@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from analysis.config import Configuration
 from analysis.errors import UserError
 from models.settings import ModelSettings, TrainingSettings
-from workflow.base import Given, Meter, Workflow
+from workflow.base import Given, Workflow
 from workflow.execution.executor import say
+from workflow.provenance import Meter
 from workflow.tasks.folds import PrepareFolds
 
 if TYPE_CHECKING:
@@ -74,11 +76,16 @@ class TrainFolds(Workflow[TrainSlice]):
         return [list(branches[i::slots]) for i in range(min(slots, len(branches)))]
 
     def run_branches(self, branches: Sequence[int]) -> None:
-        tasks = [self.as_branch(branch) for branch in branches]
-        meter = Meter()
-        networks = train_stack([task.settings for task in tasks], tasks[0].given())
-        for task, network in zip(tasks, networks, strict=True):
-            task.write(task.files(), partial(save_network, network), before=meter.read().share(len(tasks)))
+        with ExitStack() as claims:
+            # Always in the same order, lest two runs wait for each other.
+            waiting = sorted((self.as_branch(branch) for branch in branches), key=lambda task: str(task.fingerprint))
+            tasks = [task for task in waiting if claims.enter_context(task.claimed())]
+            if not tasks:
+                return
+            meter = Meter()
+            networks = train_stack([task.settings for task in tasks], tasks[0].given())
+            for task, network in zip(tasks, networks, strict=True):
+                task.write(task.files(), partial(save_network, network), before=meter.read().share(len(tasks)))
 
     @staticmethod
     def compute(settings: TrainSlice, given: Given, out: Path) -> None:

@@ -1,0 +1,124 @@
+"""What is recorded of how outputs were made: cost, machine, versions and the state of the code."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from workflow.identity import ROOT
+from workflow.store import atomic_write, store_folder
+
+LIBRARIES = ("awkward", "coffea", "law", "luigi", "numpy", "onnxruntime", "pyarrow", "scipy", "torch", "uproot")
+"""Libraries whose versions are recorded without being part of any identity."""
+
+ROOMS = ("analysis", "models", "workflow")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of wall-clock and of processor time."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.wall + other.wall, self.cpu + other.cpu)
+
+    def share(self, parts: int) -> Cost:
+        """An equal part of it."""
+        return Cost(self.wall / parts, self.cpu / parts)
+
+
+class Meter:
+    """Measures from when it is made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.time(), time.process_time()
+
+    @property
+    def started(self) -> str:
+        """When, in UTC."""
+        return utc(self._wall)
+
+    def read(self) -> Cost:
+        """What has been spent since."""
+        return Cost(time.time() - self._wall, time.process_time() - self._cpu)
+
+
+def utc(seconds: float) -> str:
+    """A time of the system's clock, as records show it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def circumstances(meter: Meter, before: Cost | None = None) -> dict[str, Any]:
+    """When, where, at what cost and by which versions this process has made something.
+
+    Args:
+        meter: Started when the work began.
+        before: What it had cost before.
+    """
+    cost = meter.read() + (before or Cost())
+    return {
+        "started": meter.started,
+        "wall_seconds": round(cost.wall, 3),
+        "cpu_seconds": round(cost.cpu, 3),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "host": socket.gethostname(),
+        "device": processor(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES},
+        "code": source_version(),
+    }
+
+
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """Model of the processor: so far everything runs there."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def source_version() -> dict[str, Any]:
+    """Git commit of the project and how the tree differs from it.
+
+    Returns:
+        `commit`; `dirty`, whether tracked files or new ones of the project's packages differ; and `diff`, by which name
+        the difference stands in the store (`code/<diff>.diff`). None where there is no git or no repository.
+    """
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "dirty": None, "diff": None}
+    difference = _git("diff", "HEAD", "--no-color") or ""
+    for name in (_git("ls-files", "--others", "--exclude-standard", *ROOMS) or "").splitlines():
+        difference += f"\nnew file: {name}\n{(ROOT / name).read_text(errors='replace')}"
+    if not difference:
+        return {"commit": commit.strip(), "dirty": False, "diff": None}
+    name = hashlib.sha256(difference.encode()).hexdigest()[:16]
+    path = store_folder() / "code" / f"{name}.diff"
+    if not path.exists():
+        atomic_write(path, difference)
+    return {"commit": commit.strip(), "dirty": True, "diff": name}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError:  # a batch node without git
+        return None
+    return done.stdout if done.returncode == 0 else None
