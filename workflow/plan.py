@@ -116,7 +116,33 @@ class Plan:
 
     def chunks_of_file(self, file: InputFile) -> list[int]:
         """Branch numbers of the chunks of one file."""
-        return [i for i, chunk in enumerate(self.chunks) if chunk.file == file]
+        return list(self._chunks_by_file.get((file.dataset, file.number), ()))
+
+    def file_number(self, file: InputFile) -> int:
+        """Branch number of a file."""
+        return self._file_numbers[file.dataset, file.number]
+
+    def simulated_number(self, file: InputFile) -> int:
+        """Branch number of a simulated file among the simulated ones."""
+        return self._simulated_numbers[file.dataset, file.number]
+
+    # Looked up for every branch of a graph, so that searching would take the square of their number.
+
+    @cached_property
+    def _file_numbers(self) -> dict[tuple[str, int], int]:
+        return {(file.dataset, file.number): i for i, file in enumerate(self.files)}
+
+    @cached_property
+    def _simulated_numbers(self) -> dict[tuple[str, int], int]:
+        simulated = (file for file in self.files if file.path is None)
+        return {(file.dataset, file.number): i for i, file in enumerate(simulated)}
+
+    @cached_property
+    def _chunks_by_file(self) -> dict[tuple[str, int], list[int]]:
+        found: dict[tuple[str, int], list[int]] = {}
+        for i, chunk in enumerate(self.chunks):
+            found.setdefault((chunk.file.dataset, chunk.file.number), []).append(i)
+        return found
 
     def events_per_part(self, dataset: str) -> int:
         """Events in each part of a simulated data set."""
