@@ -18,7 +18,6 @@ from workflow.tasks.simulate import SimulateEvents
 class Listed:
     """Which tree to look at and where the sum of generated weights stands, for the files of a data set."""
 
-    dataset: str
     tree: str
     generated: GeneratedSum | None
 
@@ -39,7 +38,7 @@ class ListInputs(FileWorkflow[Listed]):
     def slice(self, config: Configuration) -> Listed:
         dataset = self.branch_data.dataset
         generated = config.generated_of(dataset)
-        return Listed(dataset, config.tree_of(dataset), generated if isinstance(generated, GeneratedSum) else None)
+        return Listed(config.tree_of(dataset), generated if isinstance(generated, GeneratedSum) else None)
 
     def outside(self) -> Any:
         return self.branch_data.identity
