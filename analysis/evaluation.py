@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from analysis.errors import UserError
 from analysis.friends import read_friend
-from analysis.metrics import Sample, bootstrap_counts, effective_number, evaluate
+from analysis.metrics import Sample, bootstrap_counts, evaluate
 from analysis.splitting import Scheme, fold_of
 from analysis.statistics import Histogram, binned_significance, choose_edges, score_histograms
 from analysis.table import EventTable
-from analysis.weights import Totals, scale_of_rest, scale_of_test
+from analysis.weights import Totals, effective_number, scale_of_rest, scale_of_test
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.splitting import salted, splitmix64
+from analysis.weights import effective_number
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -204,15 +205,6 @@ def evaluate(sample: Sample, classes: Sequence[str], signal: str, replicas: int,
         },
         "notes": [_no_weight(name, total) for name, total in zip(classes, totals, strict=True) if not total > 0],
     }
-
-
-def effective_number(w: FloatArray) -> float:
-    """Return n_eff = (Σw)²/Σw² of weights [N]: as many events of equal weight have the same relative error.
-
-    Zero where there is no event or every weight is zero.
-    """
-    square = float(np.square(w).sum())
-    return float(w.sum()) ** 2 / square if square > 0 else 0.0
 
 
 def negative_dilution(w: FloatArray) -> float:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.errors import UserError
-from analysis.metrics import effective_number
 from analysis.splitting import Scheme, fold_of, roles
 from analysis.table import EventTable, TableSettings
+from analysis.weights import effective_number
 
 ARRAYS = ("values", "present", "labels", "weights", "identity", "folds")
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.metrics import BoolArray, Estimate, FloatArray, IndexArray, Labels, Scores, effective_number, estimate
+from analysis.metrics import BoolArray, Estimate, FloatArray, IndexArray, Labels, Scores, estimate
+from analysis.weights import effective_number
 
 MINIMUM_EFFECTIVE = 10.0
 MAXIMUM_RELATIVE_ERROR = 0.2

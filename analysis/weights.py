@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from analysis.errors import UserError
 
 FB_PER_PB = 1000.0
@@ -114,3 +117,12 @@ def collect_totals(
         process = owners[dataset]
         result[process] = result.get(process, Totals()) + Totals(generated=value)
     return result
+
+
+def effective_number(w: npt.NDArray[np.float64]) -> float:
+    """Return n_eff = (Σw)²/Σw² of weights [N]: as many events of equal weight have the same relative error.
+
+    Zero where there is no event or every weight is zero.
+    """
+    square = float(np.square(w).sum())
+    return float(w.sum()) ** 2 / square if square > 0 else 0.0

@@ -15,6 +15,7 @@ from sklearn import metrics as sklearn_metrics
 
 from analysis import metrics
 from analysis.splitting import event_identity
+from analysis.weights import effective_number
 
 WEIGHTS = st.floats(-1.0, 3.0).filter(lambda w: w == 0 or abs(w) > 1e-3)
 
@@ -115,9 +116,9 @@ def test_nan_scores_are_an_error() -> None:
 
 
 def test_effective_number_and_dilution() -> None:
-    assert metrics.effective_number(np.full(7, -2.5)) == pytest.approx(7)
-    assert metrics.effective_number(np.array([3.0, -1.0])) == pytest.approx(0.4)
-    assert metrics.effective_number(np.zeros(3)) == 0.0
+    assert effective_number(np.full(7, -2.5)) == pytest.approx(7)
+    assert effective_number(np.array([3.0, -1.0])) == pytest.approx(0.4)
+    assert effective_number(np.zeros(3)) == 0.0
     assert metrics.negative_dilution(np.array([3.0, -1.0])) == pytest.approx(2.0)
     with pytest.raises(ValueError, match="positive sum"):
         metrics.negative_dilution(np.array([1.0, -1.0]))
@@ -343,7 +344,7 @@ def test_evaluate_agrees_with_the_single_functions() -> None:
             metrics.roc_auc(p[:, c], label == c, weight)
         )
         assert result["events"][name] == np.count_nonzero(label == c)
-        assert result["effective_events"][name] == metrics.effective_number(weight[label == c])
+        assert result["effective_events"][name] == effective_number(weight[label == c])
         assert result["sum_of_weights"][name] == pytest.approx(weight[label == c].sum())
         assert result["negative_dilution"][name] == metrics.negative_dilution(weight[label == c])
     assert result["auc"] == result["auc_per_class"]["top"]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from analysis.errors import UserError
-from analysis.metrics import effective_number
 from analysis.pool import ARRAYS, Pool, PoolSettings, load_pool, prepare, save_pool
 from analysis.splitting import fold_of
 from analysis.table import EventTable, TableSettings
+from analysis.weights import effective_number
 
 ToyTable = Callable[..., EventTable]
 SETTINGS = PoolSettings(

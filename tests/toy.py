@@ -81,10 +81,12 @@ class Law:
     Attributes:
         home: Folder of the toy analysis.
         place: Folder of the store and the results; by default `home`.
+        project: A copy of the project to run; by default what the shell has set up.
     """
 
     home: Path
     place: Path = Path()
+    project: Path | None = None
 
     @property
     def store(self) -> Path:
@@ -105,6 +107,8 @@ class Law:
             "EVENTFOLD_RESULTS": str(self.results),
             "TOY_DATA": str(self.home / "toy" / "data"),
         }
+        if self.project is not None:
+            environment["PYTHONPATH"] = f"{self.project}:{environment.get('PYTHONPATH', '')}"
         return subprocess.Popen(
             ["law", "run", *arguments],
             env=environment,

@@ -213,7 +213,7 @@ class Task(law.Task, Generic[S]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "requires" in vars(cls):
-            cls.requires = _once(cls.requires)
+            cls.requires = _once(cls.requires)  # type: ignore[method-assign, assignment]
 
     @classmethod
     @cache
@@ -254,6 +254,10 @@ class Task(law.Task, Generic[S]):
     def label(self) -> str:
         """A readable part of the output's folder; not part of the identity."""
         return str(self.plan.config.name)
+
+    def requires(self) -> Any:
+        """The steps and branches whose outputs `compute` reads, by name."""
+        return {}
 
     def slice(self, config: Configuration) -> S:
         """The frozen part of the configuration that this step receives; all of it is part of the identity."""
