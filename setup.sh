@@ -67,11 +67,17 @@ _eventfold_install() {
         echo "setup.sh: Python 3.11, 3.12 or 3.13 is missing (Debian, Ubuntu: apt-get install python3 python3-venv; another one: EVENTFOLD_PYTHON=/path/to/python3)" >&2
         return 1
     fi
+    # --clear empties the folder: it must be one that was made here.
+    if [ -d "${venv}" ] && [ ! -f "${venv}/.eventfold" ] && [ -n "$(ls -A "${venv}")" ]; then
+        echo "setup.sh: ${venv} was not made by setup.sh and is left alone: remove it, or name another folder by EVENTFOLD_VENV" >&2
+        return 1
+    fi
     echo "setup.sh: making the virtual environment ${venv} (once; a few minutes) ..." >&2
     if ! "${python}" -m venv --clear "${venv}"; then
         echo "setup.sh: ${python} can't make virtual environments (Debian, Ubuntu: apt-get install python3-venv)" >&2
         return 1
     fi
+    echo "not finished" > "${venv}/.eventfold"
     # torch comes by pip, which honours the site's own package indexes and wheels; the rest by uv where it is there.
     if ! printf '%s\n' "${EVENTFOLD_TORCH:-torch==2.13.0}" \
         | xargs "${venv}/bin/python" -m pip install --quiet --disable-pip-version-check; then

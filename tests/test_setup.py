@@ -40,6 +40,15 @@ def test_sourcing_from_another_directory_finds_law_and_its_tasks(shell: str, tmp
     assert done.stderr == ""
 
 
+def test_a_folder_that_setup_has_not_made_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("text")
+    done = source("bash", "true", tmp_path, EVENTFOLD_VENV=str(tmp_path / "mine"))
+    assert done.returncode != 0
+    assert "was not made by setup.sh and is left alone" in done.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_sourcing_twice_adds_nothing(shell: str, tmp_path: Path) -> None:
     variables = "echo $PATH:$PYTHONPATH"
