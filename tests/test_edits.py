@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uproot
 
-from tests.toy import Finished, Law, write_events
+from tests.toy import Finished, Law, replace, write_events
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,13 +50,6 @@ def redone(law: Law) -> dict[str, int]:
             more = re.search(r" and (\d+) more$", found[2])
             counts[found[1]] = counts.get(found[1], 0) + len(found[2].split("; ")) + (int(more[1]) if more else 0)
     return counts
-
-
-def replace(path: Path, old: str, new: str) -> None:
-    """Replace a text that stands in a file once."""
-    text = path.read_text()
-    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {path}"
-    path.write_text(text.replace(old, new))
 
 
 def edited(path: str, old: str, new: str) -> Callable[[Law], None]:

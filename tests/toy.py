@@ -162,3 +162,10 @@ def toy(folder: Path) -> Path:
     (folder / "physics.py").write_text(PHYSICS)
     (folder / "analysis.yaml").write_text(YAML.format())
     return folder
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    """Replace a text that stands in a file once."""
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {path}"
+    path.write_text(text.replace(old, new))

@@ -90,7 +90,7 @@ def adopt(task: Any, why: str, *, declare: bool) -> Iterator[str]:
             _declare(each, why)
         yield f'{outputs} adopted for the code as it is now: "{why}"'
     else:
-        yield f'Nothing but code differs for {outputs}. Add --yes to declare them valid: "{why}"'
+        yield f'{outputs} would differ by nothing but code. Add --yes to declare them valid for it: "{why}"'
     left = sum(not step.complete() for step in walk(task))
     if left:
         yield f"{left} other steps or branches would still run; --why says which."

@@ -34,6 +34,7 @@ from workflow.identity import (
     fingerprint,
     function_source,
     library_versions,
+    sources_changed,
     step_code,
     step_source,
     user_function,
@@ -491,6 +492,8 @@ class Task(law.Task, Generic[S]):
 
     def _check_unchanged(self) -> None:
         """Code is imported when it is needed: had it changed by then, the outputs would belong to another identity."""
+        if not sources_changed():
+            return
         physics = self.plan.analysis.physics_path
         functions = {name: user_function(physics, name) for name in sorted(self.functions())}
         code = _step_code(type(self).__module__, type(self).__name__)

@@ -263,8 +263,23 @@ def _module_path(module: str) -> Path | None:
     return None
 
 
+_states: dict[Path, tuple[int, int]] = {}
+"""Time and size of every source file when this process first read it."""
+
+
+def sources_changed() -> bool:
+    """Whether a source file is not as it was when this process first read it."""
+    return any(not path.exists() or _state(path) != state for path, state in _states.items())
+
+
+def _state(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
 def _parse(path: Path) -> ast.Module:
     """Parse a file without docstrings and annotations; comments and formatting are gone with the text."""
+    _states.setdefault(path, _state(path))
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
