@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property, partial, wraps
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,9 +22,10 @@ import law
 import luigi
 
 from analysis.config import EXAMPLES, Configuration
-from analysis.errors import UserError, nearest
+from analysis.errors import UserError
 from workflow import claims, lineage
 from workflow.adoption import adopt, adopted, resolve
+from workflow.building import BuiltOnce
 from workflow.execution.dask import DaskWorkflow
 from workflow.execution.executor import say
 from workflow.execution.local import LocalWorkflow
@@ -38,8 +39,10 @@ from workflow.identity import (
     step_code,
     step_source,
     user_function,
+    user_label,
 )
 from workflow.messages import show_user_errors
+from workflow.parameters import OverridesParameter, WorkflowParameter
 from workflow.plan import Plan, open_plan
 from workflow.provenance import Cost, Meter, circumstances
 from workflow.reasons import earlier_runs, explain, source_file, why
@@ -57,44 +60,10 @@ _wanted: set[Path] = set()
 """What was released and has to be made again, since a step that will run requires it."""
 
 
-class OverridesParameter(luigi.Parameter):
-    """``--set KEY=VALUE``, any number of times."""
-
-    def parse(self, value: str | Sequence[str]) -> tuple[str, ...]:
-        """Read what argparse collected, or the text that `serialize` wrote."""
-        if isinstance(value, str):
-            return tuple(json.loads(value)) if value.startswith("[") else (value,)
-        return tuple(value)
-
-    def serialize(self, value: Sequence[str]) -> str:
-        """Write all overrides as one JSON list, for other processes."""
-        return json.dumps(list(value))
-
-    @classmethod
-    def _parser_kwargs(cls, param_name: str, task_name: str | None = None) -> dict[str, Any]:
-        return {**super()._parser_kwargs(param_name, task_name), "action": "append"}
-
-
 def _say_where(task: Any) -> None:
     """The step that was asked for says where its outputs are, also if there was nothing to do."""
     if isinstance(task, Task) and task == law.parser.root_task():
         task.conclude()
-
-
-class WorkflowParameter(luigi.Parameter):
-    """``--workflow TYPE``."""
-
-    TYPES = ("local", "dask")
-
-    def parse(self, value: str) -> str:
-        """Check the name of the type.
-
-        Raises:
-            UserError: There is no such type.
-        """
-        if value not in self.TYPES:
-            raise UserError(f"--workflow {value}: there is no such type. {nearest(value, self.TYPES)}")
-        return value
 
 
 @dataclass(frozen=True)
@@ -135,31 +104,7 @@ class Given:
     lineage: Callable[[], list[dict[str, Any]]]
 
 
-_taken_over: dict[Any, tuple[str, ...]] = {}
-"""Names of parameters that tasks of one class take over from tasks of another, without some."""
-
-
-@cache
-def _defaults(cls: Any, _parser: Any) -> dict[str, Any]:
-    """Values of parameters that nobody gives: from the command line, the configuration or the class."""
-    family = cls.get_task_family()
-    return {name: p.task_value(family, name) for name, p in cls.get_params() if p.has_task_value(family, name)}
-
-
-def _once(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A method without arguments that answers each object once: building what a task requires takes law long."""
-
-    @wraps(method)
-    def answer(self: Any) -> Any:
-        answers = self.__dict__.setdefault("_answers", {})
-        if method not in answers:
-            answers[method] = method(self)
-        return answers[method]
-
-    return answer
-
-
-class Task(law.Task, Generic[S]):
+class Task(BuiltOnce, Generic[S]):
     """A step of the graph, with the type of its slice."""
 
     analysis = luigi.Parameter(
@@ -210,34 +155,6 @@ class Task(law.Task, Generic[S]):
     interactive_params = [*law.Task.interactive_params, "why", "print_provenance", "adopt"]
     exclude_index = True
     libraries: tuple[str, ...] = ()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "requires" in vars(cls):
-            cls.requires = _once(cls.requires)  # type: ignore[method-assign, assignment]
-
-    @classmethod
-    @cache
-    def get_params(cls) -> list[tuple[str, luigi.Parameter]]:
-        """The parameters, looked up once per class: luigi asks for them several times for each task."""
-        return super().get_params()
-
-    @classmethod
-    def get_param_values(cls, params: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
-        """Values of all parameters, those that nobody gives looked up once per class."""
-        if not args:
-            kwargs = _defaults(cls, luigi.cmdline_parser.CmdlineParser.get_instance()) | kwargs  # type: ignore[arg-type]
-        return super().get_param_values(params, args, kwargs)
-
-    @classmethod
-    def req_params(cls, inst: Any, _exclude: Any = (), **kwargs: Any) -> dict[str, Any]:
-        """Parameters that a required task takes over, and those given: law's rule, asked once per pair of classes."""
-        exclude = frozenset(law.util.make_list(_exclude))
-        rules = {name: kwargs.pop(name) for name in list(kwargs) if name.startswith("_")}
-        key = cls, type(inst), exclude, str(rules)
-        if key not in _taken_over:
-            _taken_over[key] = tuple(super().req_params(inst, _exclude=set(exclude), **rules))
-        return {name: getattr(inst, name) for name in _taken_over[key]} | kwargs
 
     @classmethod
     def modify_param_values(cls, params: dict[str, Any]) -> dict[str, Any]:
@@ -495,9 +412,12 @@ class Task(law.Task, Generic[S]):
         if not sources_changed():
             return
         physics = self.plan.analysis.physics_path
-        functions = {name: user_function(physics, name) for name in sorted(self.functions())}
-        code = _step_code(type(self).__module__, type(self).__name__)
-        if (code, functions) != (self.parts["code"], self.parts["functions"]):
+        found = {
+            "code": _step_code(type(self).__module__, type(self).__name__),
+            "functions": {name: user_function(physics, name) for name in sorted(self.functions())},
+            "labels": {name: user_label(physics, name) for name in sorted(self.labels())},
+        }
+        if any(self.parts[part] != now for part, now in found.items()):
             raise UserError(
                 f"{self.task_family} ({self.label}): its code changed while the run was going on, so that its "
                 "outputs were not kept. Start the run again; what is complete stays."
