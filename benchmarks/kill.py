@@ -82,8 +82,9 @@ class Kill:
     """What one kill met.
 
     Attributes:
-        step: First step, in the order of the undisturbed run, of which an output is missing; empty if none is.
-        writing: Whether a step was at work on its outputs: the kill has left a `.stage-*`.
+        step: The step that was at work on outputs and has left a `.stage-*`; without one, the first step in the order
+            of the undisturbed run of which an output is missing; empty if none is.
+        writing: Whether there was such a `.stage-*`.
         outputs: How many outputs were complete, and compared.
         outlived: Seconds until the last worker was gone.
     """
@@ -118,9 +119,10 @@ def kill_runs(
         outlived = run(law, analysis, next(fractions) * reference.seconds)
         if outlived is not None:
             done += 1
-            step = next_step(law.store, reference)
-            yield Kill(step, bool(stages(law.store) - before), check(law, reference), outlived)
-            if step and done < kills:
+            waiting = next_step(law.store, reference)
+            at_work = sorted(stage.relative_to(law.store).parts[0] for stage in stages(law.store) - before)
+            yield Kill(at_work[0] if at_work else waiting, bool(at_work), check(law, reference), outlived)
+            if waiting and done < kills:
                 continue
             run(law, analysis)
         check_end(law, reference)
@@ -300,8 +302,8 @@ def unmeasured(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(found: list[Kill], steps: tuple[str, ...]) -> str:
-    """Kills by the step that was next."""
-    lines = [f"{'next to be complete':24}{'kills':>8}{'while writing':>16}"]
+    """Kills by the step that they met."""
+    lines = [f"{'step':24}{'kills':>8}{'while writing':>16}"]
     for step in (*steps, ""):
         kills = [kill for kill in found if kill.step == step]
         lines.append(f"{step or '(all complete)':24}{len(kills):8}{sum(kill.writing for kill in kills):16}")
@@ -331,7 +333,7 @@ def main() -> None:
                 ends += 1
             else:
                 found.append(kill)
-                told = f"{kill.step or 'nothing'} was next, {kill.outputs} outputs compared"
+                told = f"{kill.step or 'all complete'}, {kill.outputs} outputs compared"
                 print(f"kill {len(found)} of {chosen.kills}: {told}", file=sys.stderr, flush=True)
     except ViolationError as error:
         raise SystemExit(f"violation after {len(found)} kills (seed {seed}, kept in {home}): {error}") from None
