@@ -106,6 +106,11 @@ import analysis.examples.other.physics as other_physics
 from analysis.examples.other.physics import shared as theirs
 from analysis.kinematics import mass_of
 
+try:
+    from analysis.examples.other.physics import alone
+except ImportError:
+    alone = None
+
 SCALE = 2.0
 UNUSED = 3.0
 TABLE = {"a": 1}
@@ -141,6 +146,10 @@ def imported(events):
 
 def imported_module(events):
     return other_physics.shared(events)
+
+
+def imported_with_care(events):
+    return alone(events)
 
 
 def imported_inside(events):
@@ -247,6 +256,13 @@ def test_what_a_function_runs_is_its_identity(physics: Callable[..., str], name:
 def test_helpers_are_followed_to_another_analysis(physics: Callable[..., str], name: str, followed: bool) -> None:
     changed = physics(name, ("events.pt", "2 * events.pt"), file="analysis/examples/other/physics.py")
     assert (changed != physics(name)) is followed
+
+
+def test_an_import_under_a_condition_is_followed(physics: Callable[..., str]) -> None:
+    change = ("events.eta", "abs(events.eta)")
+    changed = physics("imported_with_care", change, file="analysis/examples/other/physics.py")
+    assert changed != physics("imported_with_care")
+    assert physics("feature", change, file="analysis/examples/other/physics.py") == physics("feature")
 
 
 def test_a_name_from_another_analysis_does_not_bring_the_whole_of_it(physics: Callable[..., str]) -> None:

@@ -200,18 +200,30 @@ class _Symbols:
         # Bound name to where it comes from: module and name there, or the whole of a module.
         self.imports: dict[str, list[tuple[str, str]]] = {}
         for node in self.tree.body:
-            if isinstance(node, ast.ImportFrom) and node.module:
-                for alias in node.names:
-                    submodule = f"{node.module}.{alias.name}"
-                    origin = (submodule, _WHOLE) if _module_path(submodule) else (node.module, alias.name)
-                    self.imports.setdefault(alias.asname or alias.name, []).append(origin)
-            elif isinstance(node, ast.Import):
-                for alias in node.names:
-                    bound = alias.asname or alias.name.split(".")[0]
-                    self.imports.setdefault(bound, []).append((alias.name, _WHOLE))
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                self._note_import(node)
+                continue
+            for name in _bound(node):
+                self.nodes.setdefault(name, []).append(node)
+            if isinstance(node, (ast.If, ast.Try)) and not _is_for_types(node):
+                for inner in ast.walk(node):
+                    if isinstance(inner, (ast.Import, ast.ImportFrom)):
+                        for name in self._note_import(inner):
+                            self.nodes.setdefault(name, []).append(node)
+
+    def _note_import(self, node: ast.Import | ast.ImportFrom) -> list[str]:
+        """Note where the names that a statement imports come from; returns these names."""
+        names = []
+        for alias in node.names:
+            if isinstance(node, ast.Import):
+                name, origin = alias.asname or alias.name.split(".")[0], (alias.name, _WHOLE)
             else:
-                for name in _bound(node):
-                    self.nodes.setdefault(name, []).append(node)
+                submodule = f"{node.module}.{alias.name}"
+                name = alias.asname or alias.name
+                origin = (submodule, _WHOLE) if _module_path(submodule) else (str(node.module), alias.name)
+            self.imports.setdefault(name, []).append(origin)
+            names.append(name)
+        return names
 
     @staticmethod
     def of(path: Path) -> _Symbols:
@@ -321,6 +333,11 @@ def _is_dynamic(node: ast.AST) -> bool:
     )
 
 
+def _is_for_types(node: ast.AST) -> bool:
+    """Whether a statement is `if TYPE_CHECKING`."""
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in _names(node.test)
+
+
 def _is_text(statement: ast.stmt) -> bool:
     return (
         isinstance(statement, ast.Expr)
@@ -352,7 +369,7 @@ def _imports(node: ast.AST) -> set[str]:
     """Modules that a tree imports anywhere but under `if TYPE_CHECKING`."""
     found: set[str] = set()
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in _names(child.test):
+        if _is_for_types(child):
             continue
         if isinstance(child, ast.Import):
             found |= {alias.name for alias in child.names}

@@ -150,7 +150,7 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
 
 def worker_count() -> int:
     """Processes that run side by side on this machine: the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 PAUSE = 5.0
