@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import uproot
 
 from analysis.splitting import event_identity, is_test
 from analysis.table import EventTable
+from tests.toy import Finished, Law, toy
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +82,13 @@ def toy_table() -> Callable[..., EventTable]:
         return table.take(np.argsort(identity))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A toy analysis that has run once; what changes it works on a copy."""
+    law = Law(tmp_path_factory.mktemp("finished"))
+    toy(law.home / "toy")
+    started = time.monotonic()
+    law("Report", "--analysis", law.analysis)
+    return Finished(law, time.monotonic() - started)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,158 +17,16 @@ import psutil
 import pytest
 import uproot
 
+from tests.toy import Finished, Law, write_events
+
 ROOT = Path(__file__).resolve().parent.parent
-
-PHYSICS = """
-import awkward as ak
-from analysis.features import branch, feature
-
-pt1 = branch("pt1", label="leading pT", unit="GeV")
-
-
-@feature(label="second pT", unit="GeV")
-def pt2(events):
-    return events.pt2
-
-
-@feature(unit="GeV")
-def mass(events):
-    return _scale(events.pt1) + events.x
-
-
-def ratio(events):
-    return events.x / events.pt1
-
-
-def generator_correction(events):
-    return 1 + 0.1 * events.truth
-
-
-def positive(events):
-    return events.pt1 > 0
-
-
-def _scale(values):
-    return 2 * values
-"""
-
-YAML = """
-name: toy
-data:
-  format: flat
-  tree: events
-  folder: ${{TOY_DATA}}
-  chunk: 400
-  sentinels: {{pt2: -7}}
-  datasets:
-    signal: {{files: [signal_*.root]}}
-    background: {{files: [background_*.root]}}
-identity: {{columns: [event]}}
-processes:
-  background: {{data: [background], normalisation: {{sum_to: 1000.0}}}}
-  signal: {{data: [signal], normalisation: {{sum_to: 100.0}}}}
-classes:
-  signal: signal
-  processes: {{background: [background], signal: [signal]}}
-selection: {{cuts: [positive]}}
-weights: {{factors: [generator_correction]}}
-features:
-  first: [pt1]
-  second: [pt2]
-  both: [mass]
-folds: {{count: 3, minimum: 20}}
-model: {{hidden: [8]}}
-training: {{epochs: 3, batch_size: 128}}
-outputs: {{blind_above: null}}
-"""
-
-
-@dataclass(frozen=True)
-class Law:
-    """Runs `law run` with a store of its own."""
-
-    home: Path
-
-    @property
-    def store(self) -> Path:
-        return self.home / "store"
-
-    @property
-    def analysis(self) -> str:
-        return str(self.home / "toy")
-
-    @property
-    def results(self) -> Path:
-        return self.home / "results"
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        environment = {
-            **os.environ,
-            "EVENTFOLD_STORE": str(self.store),
-            "EVENTFOLD_RESULTS": str(self.results),
-            "TOY_DATA": str(self.home / "toy" / "data"),
-        }
-        return subprocess.Popen(
-            ["law", "run", *arguments],
-            env=environment,
-            cwd=self.home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        out, error = process.communicate()
-        if ok:
-            assert process.returncode == 0, error + out
-        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
-
-
-def write_events(path: Path, count: int, shift: float, seed: int, *, recorded: bool = False) -> None:
-    """A flat file of toy events; event numbers follow from the seed, so that files of one data set don't share any.
-
-    Simulated ones hold a branch of generator truth, which recorded ones lack.
-    """
-    rng = np.random.default_rng(seed)
-    pt2 = rng.exponential(20, count) + shift
-    pt2[rng.random(count) < 0.4] = -7
-    with uproot.recreate(path) as file:
-        file["events"] = {
-            "event": np.arange(count) + 1_000_000 * seed,
-            "pt1": rng.exponential(30, count) + 1 + shift,
-            "pt2": pt2,
-            "x": rng.normal(shift / 5, 1, count),
-            **({} if recorded else {"truth": rng.uniform(-1, 1, count)}),
-        }
-
-
-def toy(folder: Path) -> Path:
-    """An analysis folder with two data sets of files."""
-    data = folder / "data"
-    data.mkdir(parents=True)
-    for i in range(2):
-        write_events(data / f"signal_{i}.root", 500, 5.0, seed=1 + i)
-        write_events(data / f"background_{i}.root", 500, 0.0, seed=11 + i)
-    (folder / "physics.py").write_text(PHYSICS)
-    (folder / "analysis.yaml").write_text(YAML.format())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy analysis that has run once; tests work on copies."""
-    home = tmp_path_factory.mktemp("finished")
-    toy(home / "toy")
-    Law(home)("Report", "--analysis", str(home / "toy"))
-    return home
 
 
 @pytest.fixture
-def law(finished: Path, tmp_path: Path) -> Law:
+def law(finished: Finished, tmp_path: Path) -> Law:
     """The finished toy analysis, to be changed: `law("Report", ...)`, its folder at `law.home / "toy"`."""
     home = tmp_path / "home"
-    shutil.copytree(finished, home, symlinks=True)
+    shutil.copytree(finished.law.home, home, symlinks=True)
     shutil.rmtree(home / "store" / "names")
     return Law(home)
 
