@@ -134,12 +134,12 @@ class TableSettings:
 def _normalisation(config: Configuration, name: str) -> Normalisation:
     process = config.processes[name]
     if process.normalisation == "as_is":
-        return Normalisation(name, "as_is")
+        return Normalisation(None)
     if process.normalisation == "cross_section":
         if process.picobarn is None or config.weights.luminosity is None:
             raise ValueError(f"process {name!r} has no cross section or luminosity")
-        return Normalisation(name, "cross_section", process.picobarn * FB_PER_PB * config.weights.luminosity)
-    return Normalisation(name, "sum_to", process.normalisation.sum_to)
+        return Normalisation(process.picobarn * FB_PER_PB * config.weights.luminosity)
+    return Normalisation(process.normalisation.sum_to)
 
 
 def load_table(chunks: Sequence[Chunk], totals: Mapping[str, Totals], settings: TableSettings) -> EventTable:
@@ -155,7 +155,7 @@ def load_table(chunks: Sequence[Chunk], totals: Mapping[str, Totals], settings: 
             can't be normalised.
     """
     index = {name: i for i, name in enumerate(settings.processes)}
-    factor = np.array([settings.normalisations[p].factor(totals.get(p, Totals())) for p in settings.processes])
+    factor = np.array([settings.normalisations[p].factor(p, totals.get(p, Totals())) for p in settings.processes])
     datasets = sorted({chunk.dataset for chunk in chunks})
     parts: list[dict[str, Any]] = []
     for number, chunk in enumerate(chunks):

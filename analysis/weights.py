@@ -46,29 +46,27 @@ class Normalisation:
     """How the generator weights of a process become physics weights.
 
     Attributes:
-        process: Name of the process.
-        mode: `cross_section` (w = L·σ·w_gen / Σw_gen), `sum_to` (Σw = target before selection) or `as_is`.
-        target: Expected sum of weights: L·σ in events, or N for `sum_to`; unused for `as_is`.
+        target: Sum of weights before the selection: L·σ in events for `cross_section` (w = L·σ·w_gen / Σw_gen), N for
+            `sum_to`, None for `as_is`.
     """
 
-    process: str
-    mode: str
-    target: float = 1.0
+    target: float | None
 
-    def factor(self, totals: Totals) -> float:
+    def factor(self, process: str, totals: Totals) -> float:
         """The factor from generator weight to physics weight.
 
         Args:
+            process: Name of the process, for messages.
             totals: Sums over all files of the process.
 
         Raises:
             UserError: The generator weights sum to zero or below, so that no factor exists.
         """
-        if self.mode == "as_is":
+        if self.target is None:
             return 1.0
         if totals.generated <= 0:
             raise UserError(
-                f"Process {self.process!r}: the generator weights of its {totals.entries} entries sum to "
+                f"Process {process!r}: the generator weights of its {totals.entries} entries sum to "
                 f"{totals.generated:g}, so that they can't be scaled to {self.target:g} events. Check "
                 "weights.generator and data.generated, or use normalisation: as_is."
             )

@@ -461,6 +461,19 @@ def test_chunks_hold_every_entry_once(entries: list[int], size: int) -> None:
     assert [n for file in files for n in whole.chunks_of_file(file)] == list(range(len(whole.chunks)))
 
 
+@given(simulated=st.lists(st.booleans(), max_size=6))
+def test_numbers_of_files_are_their_positions(simulated: list[bool]) -> None:
+    files = tuple(
+        InputFile("a" if i % 2 else "b", i // 2, f"{i}.root", 1, None if s else f"/{i}.root", None)
+        for i, s in enumerate(simulated)
+    )
+    whole = Plan.__new__(Plan)
+    whole.files = files  # type: ignore[misc]
+    assert [whole.file_number(file) for file in files] == list(range(len(files)))
+    made = [file for file in files if file.path is None]
+    assert [whole.simulated_number(file) for file in made] == list(range(len(made)))
+
+
 def test_files_of_one_base_name_get_keys_of_their_own(
     make_plan: Callable[..., Plan], write_root: Callable[..., str], tmp_path: Path
 ) -> None:

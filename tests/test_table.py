@@ -22,7 +22,7 @@ from analysis.weights import Normalisation, Totals, collect_totals, scale_of_tes
 SETTINGS = TableSettings(
     processes=("top", "higgs"),
     labels=(0, 1),
-    normalisations={"top": Normalisation("top", "as_is"), "higgs": Normalisation("higgs", "as_is")},
+    normalisations={"top": Normalisation(None), "higgs": Normalisation(None)},
     collision=frozenset({"data"}),
     columns=("pt",),
     factors=(),
@@ -141,9 +141,9 @@ def test_take(write_chunk: WriteChunk) -> None:
 @pytest.mark.parametrize(
     ("normalisation", "totals", "factor"),
     [
-        (Normalisation("top", "as_is"), Totals(5, 15, 100, 4), 1.0),
-        (Normalisation("top", "cross_section", 831.8 * 1000 * 59.7), Totals(5, 15, 100, 4), 831.8 * 1000 * 59.7 / 100),
-        (Normalisation("top", "sum_to", 692), Totals(5, 15, 15, 4), 692 / 15),
+        (Normalisation(None), Totals(5, 15, 100, 4), 1.0),
+        (Normalisation(831.8 * 1000 * 59.7), Totals(5, 15, 100, 4), 831.8 * 1000 * 59.7 / 100),
+        (Normalisation(692), Totals(5, 15, 15, 4), 692 / 15),
     ],
     ids=["as_is", "cross_section", "sum_to"],
 )
@@ -155,7 +155,7 @@ def test_normalisation(write_chunk: WriteChunk, normalisation: Normalisation, to
 
 
 def test_each_process_has_its_own_normalisation(write_chunk: WriteChunk) -> None:
-    normalisations = {"top": Normalisation("top", "sum_to", 3.0), "higgs": Normalisation("higgs", "sum_to", 7.0)}
+    normalisations = {"top": Normalisation(3.0), "higgs": Normalisation(7.0)}
     chunk = write_chunk("a.root", range(4), ["top", "higgs", "top", "higgs"])
     totals = {"top": Totals(2, 4, 4, 1), "higgs": Totals(2, 6, 6, 1)}
     table = load_table([chunk], totals, replace(SETTINGS, normalisations=normalisations))
@@ -164,7 +164,7 @@ def test_each_process_has_its_own_normalisation(write_chunk: WriteChunk) -> None
 
 def test_factors_multiply_simulation_alone(write_chunk: WriteChunk) -> None:
     settings = replace(SETTINGS, processes=("top", "data"), labels=(0, -1), factors=("fake",))
-    settings = replace(settings, normalisations={p: Normalisation(p, "as_is") for p in settings.processes})
+    settings = replace(settings, normalisations={p: Normalisation(None) for p in settings.processes})
     fake = np.full(3, 0.5, np.float32)
     chunks = [
         write_chunk("a.root", range(3), ["top"] * 3, fake=fake),
@@ -179,9 +179,8 @@ def test_factors_multiply_simulation_alone(write_chunk: WriteChunk) -> None:
 
 
 @pytest.mark.parametrize("generated", [0.0, -3.0])
-@pytest.mark.parametrize("mode", ["cross_section", "sum_to"])
-def test_weights_that_sum_to_zero_or_below(write_chunk: WriteChunk, generated: float, mode: str) -> None:
-    settings = replace(SETTINGS, normalisations={p: Normalisation(p, mode, 10) for p in SETTINGS.processes})
+def test_weights_that_sum_to_zero_or_below(write_chunk: WriteChunk, generated: float) -> None:
+    settings = replace(SETTINGS, normalisations={p: Normalisation(10) for p in SETTINGS.processes})
     totals = {"top": Totals(7, 1, 1, 1), "higgs": Totals(9, generated, generated, 1)}
     with pytest.raises(UserError) as raised:
         load_table([write_chunk("a.root", range(3), ["top"] * 3)], totals, settings)

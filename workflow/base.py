@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, partial, wraps
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -134,6 +134,30 @@ class Given:
     lineage: Callable[[], list[dict[str, Any]]]
 
 
+_taken_over: dict[Any, tuple[str, ...]] = {}
+"""Names of parameters that tasks of one class take over from tasks of another, without some."""
+
+
+@cache
+def _defaults(cls: Any, _parser: Any) -> dict[str, Any]:
+    """Values of parameters that nobody gives: from the command line, the configuration or the class."""
+    family = cls.get_task_family()
+    return {name: p.task_value(family, name) for name, p in cls.get_params() if p.has_task_value(family, name)}
+
+
+def _once(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A method without arguments that answers each object once: building what a task requires takes law long."""
+
+    @wraps(method)
+    def answer(self: Any) -> Any:
+        answers = self.__dict__.setdefault("_answers", {})
+        if method not in answers:
+            answers[method] = method(self)
+        return answers[method]
+
+    return answer
+
+
 class Task(law.Task, Generic[S]):
     """A step of the graph, with the type of its slice."""
 
@@ -185,6 +209,34 @@ class Task(law.Task, Generic[S]):
     interactive_params = [*law.Task.interactive_params, "why", "print_provenance", "adopt"]
     exclude_index = True
     libraries: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "requires" in vars(cls):
+            cls.requires = _once(cls.requires)
+
+    @classmethod
+    @cache
+    def get_params(cls) -> list[tuple[str, luigi.Parameter]]:
+        """The parameters, looked up once per class: luigi asks for them several times for each task."""
+        return super().get_params()
+
+    @classmethod
+    def get_param_values(cls, params: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+        """Values of all parameters, those that nobody gives looked up once per class."""
+        if not args:
+            kwargs = _defaults(cls, luigi.cmdline_parser.CmdlineParser.get_instance()) | kwargs  # type: ignore[arg-type]
+        return super().get_param_values(params, args, kwargs)
+
+    @classmethod
+    def req_params(cls, inst: Any, _exclude: Any = (), **kwargs: Any) -> dict[str, Any]:
+        """Parameters that a required task takes over, and those given: law's rule, asked once per pair of classes."""
+        exclude = frozenset(law.util.make_list(_exclude))
+        rules = {name: kwargs.pop(name) for name in list(kwargs) if name.startswith("_")}
+        key = cls, type(inst), exclude, str(rules)
+        if key not in _taken_over:
+            _taken_over[key] = tuple(super().req_params(inst, _exclude=set(exclude), **rules))
+        return {name: getattr(inst, name) for name in _taken_over[key]} | kwargs
 
     @classmethod
     def modify_param_values(cls, params: dict[str, Any]) -> dict[str, Any]:
@@ -310,7 +362,7 @@ class Task(law.Task, Generic[S]):
         """Where the outputs of all identities under one label are."""
         return store_folder() / self.task_family / self.label
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Where the outputs are."""
         return self.label_folder / str(self.fingerprint)
@@ -362,7 +414,8 @@ class Task(law.Task, Generic[S]):
 
     def present(self) -> bool:
         """Whether the outputs are there."""
-        return all(self.path(name).exists() for name in self.files())
+        folder = str(self.folder)
+        return all(os.path.exists(f"{folder}/{name}") for name in self.files())
 
     def released(self) -> bool:
         """Whether the outputs were made and `Prune` has released them."""
@@ -377,7 +430,7 @@ class Task(law.Task, Generic[S]):
         _known[self.record] = True
         _wanted.discard(self.record)
 
-    @property
+    @cached_property
     def record(self) -> Path:
         """Where it is recorded how the outputs were made."""
         return self.folder / "provenance.json"
@@ -503,6 +556,13 @@ class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
     """A step of many branches."""
 
     exclude_index = True
+    own_parameters: tuple[str, ...] = ()
+    """Parameters that tell workflows of this step apart."""
+
+    def req_branch(self, branch: int, **kwargs: Any) -> Any:
+        """One branch of this workflow, the same object as for those that require it."""
+        own = {name: getattr(self, name) for name in self.own_parameters}
+        return super().req_branch(branch, **kwargs) if kwargs else branch_of(type(self), self, branch, **own)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -525,6 +585,14 @@ class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
 def is_branch(task: Any) -> bool:
     """Whether a task is one branch of a workflow."""
     return isinstance(task, Workflow) and bool(task.is_branch())
+
+
+def branch_of(step: type[Workflow[Any]], task: Task[Any], number: int, **parameters: Any) -> Any:
+    """One branch of a workflow that another task requires, with the parameters that both have; built once."""
+    key = (step, number, *parameters.items())
+    if key not in task.plan.branches:
+        task.plan.branches[key] = step.req_different_branching(task, branch=number, **parameters)
+    return task.plan.branches[key]
 
 
 def _made(required: Any) -> Any:

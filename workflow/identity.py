@@ -50,6 +50,8 @@ def canonical(value: Any) -> Any:
     Raises:
         TypeError: A type whose identity is not defined.
     """
+    if value is None or type(value) in (str, int, bool):  # most of what there is
+        return value
     if isinstance(value, BaseModel):
         return {name: canonical(getattr(value, name)) for name in type(value).model_fields}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -69,7 +71,11 @@ def canonical(value: Any) -> Any:
 
 def library_versions(names: Sequence[str]) -> dict[str, str]:
     """The major.minor versions of libraries that make numbers."""
-    return {name: ".".join(version(name).split("+")[0].split(".")[:2]) for name in names}
+    return {name: ".".join(_version(name).split("+")[0].split(".")[:2]) for name in names}
+
+
+_version = cache(version)
+"""importlib.metadata reads a file at every call."""
 
 
 def step_code(path: Path, name: str) -> str:
@@ -145,7 +151,8 @@ def _trace(path: Path, name: str, followed: str, *, labels: bool = True) -> list
         if place[1] == _WHOLE or any(_is_dynamic(node) for node in nodes):
             nodes, imported = [symbols.tree], [pair for pairs in symbols.imports.values() for pair in pairs]
         for node in nodes:
-            texts.append(ast.unparse(node if labels else _Unlabelled().visit(copy.deepcopy(node))))
+            labelled = not labels and _names(node) & {"feature", "branch"}
+            texts.append(ast.unparse(_Unlabelled().visit(copy.deepcopy(node)) if labelled else node))
             modules |= _imports(node)
         for module, original in imported:
             file = _module_path(module)
@@ -307,8 +314,9 @@ def _is_text(statement: ast.stmt) -> bool:
     )
 
 
-def _names(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+@cache
+def _names(node: ast.AST) -> frozenset[str]:
+    return frozenset(inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name))
 
 
 def _bound(node: ast.stmt) -> Iterator[str]:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from analysis.config import EXAMPLES, Analysis, DataSet, data_folder, load_analysis
 from analysis.errors import UserError
@@ -49,11 +50,18 @@ class EntryRange:
 
 
 class Plan:
-    """An analysis as one run sees it: configuration, input files and chunks stay as they were when it began."""
+    """An analysis as one run sees it: configuration, input files and chunks stay as they were when it began.
+
+    Attributes:
+        analysis: Its folder.
+        config: Its configuration.
+        branches: Branches of the graph that were built (`workflow.base.branch_of`).
+    """
 
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self.config = analysis.config
+        self.branches: dict[Any, Any] = {}
         analysis.check_functions(defined_names(analysis.physics_path))
 
     @cached_property
@@ -95,6 +103,11 @@ class Plan:
         return tuple(found)
 
     @cached_property
+    def simulated(self) -> tuple[InputFile, ...]:
+        """The files that a task makes."""
+        return tuple(file for file in self.files if file.path is None)
+
+    @cached_property
     def chunks(self) -> tuple[EntryRange, ...]:
         """All files cut into ranges of at most `data.chunk` entries; files without entries have none."""
         size = self.config.data.chunk
@@ -114,30 +127,33 @@ class Plan:
         wanted = set(datasets)
         return [i for i, chunk in enumerate(self.chunks) if chunk.file.dataset in wanted]
 
-    def chunks_of_file(self, file: InputFile) -> range:
+    def chunks_of_file(self, file: InputFile) -> list[int]:
         """Branch numbers of the chunks of one file."""
-        return self._chunks[file.dataset, file.number]
+        return list(self._chunks_by_file.get((file.dataset, file.number), ()))
 
     def file_number(self, file: InputFile) -> int:
         """Branch number of a file."""
-        return self._numbers[file.dataset, file.number]
+        return self._file_numbers[file.dataset, file.number]
+
+    def simulated_number(self, file: InputFile) -> int:
+        """Branch number of a simulated file among the simulated ones."""
+        return self._simulated_numbers[file.dataset, file.number]
+
+    # Looked up for every branch of a graph, so that searching would take the square of their number.
 
     @cached_property
-    def simulated(self) -> dict[tuple[str, int], int]:
-        """Branch numbers of the simulated files, by data set and number."""
-        files = [(file.dataset, file.number) for file in self.files if file.path is None]
-        return {key: number for number, key in enumerate(files)}
-
-    @cached_property
-    def _numbers(self) -> dict[tuple[str, int], int]:
+    def _file_numbers(self) -> dict[tuple[str, int], int]:
         return {(file.dataset, file.number): i for i, file in enumerate(self.files)}
 
     @cached_property
-    def _chunks(self) -> dict[tuple[str, int], range]:
-        found = dict.fromkeys(self._numbers, range(0))
-        for i, chunk in enumerate(self.chunks):  # those of a file follow each other
-            key = chunk.file.dataset, chunk.file.number
-            found[key] = range(found[key].start if found[key] else i, i + 1)
+    def _simulated_numbers(self) -> dict[tuple[str, int], int]:
+        return {(file.dataset, file.number): i for i, file in enumerate(self.simulated)}
+
+    @cached_property
+    def _chunks_by_file(self) -> dict[tuple[str, int], list[int]]:
+        found: dict[tuple[str, int], list[int]] = {}
+        for i, chunk in enumerate(self.chunks):
+            found.setdefault((chunk.file.dataset, chunk.file.number), []).append(i)
         return found
 
     def events_per_part(self, dataset: str) -> int:

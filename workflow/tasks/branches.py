@@ -19,6 +19,11 @@ class FileWorkflow(Workflow[S]):
         return list(self.plan.files)
 
     @property
+    def branch_data(self) -> InputFile:
+        assert self.branch >= 0, "a workflow is about no single file"
+        return self.plan.files[self.branch]
+
+    @property
     def label(self) -> str:
         return str(self.branch_data.dataset)
 
@@ -34,6 +39,11 @@ class ChunkWorkflow(Workflow[S]):
 
     def create_branch_map(self) -> list[EntryRange]:
         return list(self.plan.chunks)
+
+    @property
+    def branch_data(self) -> EntryRange:
+        assert self.branch >= 0, "a workflow is about no single range of entries"
+        return self.plan.chunks[self.branch]
 
     @property
     def label(self) -> str:

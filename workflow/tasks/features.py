@@ -12,7 +12,7 @@ import luigi
 
 from analysis.config import Configuration
 from workflow.adoption import resolve
-from workflow.base import Given, Made, branches_of
+from workflow.base import Given, Made, branch_of, branches_of
 from workflow.identity import fingerprint
 from workflow.tasks.branches import ChunkWorkflow
 from workflow.tasks.inputs import require_file, workflow_requires_files
@@ -52,6 +52,7 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
 
     exclude_index = False
 
+    own_parameters = ("group",)
     group = luigi.ChoiceParameter(
         default="features",
         choices=GROUPS,
@@ -70,7 +71,7 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
         return reqs
 
     def requires(self) -> Any:
-        events = SelectEvents.req_different_branching(self, branch=self.branch)
+        events = branch_of(SelectEvents, self, self.branch)
         return {"events": events, **require_file(self, self.branch_data.file)}
 
     def slice(self, config: Configuration) -> FeatureSlice:
@@ -102,12 +103,12 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
             return fingerprint({"branches": sorted(t.fingerprint for t in self.get_branch_tasks().values())})
         return fingerprint({"columns": sorted(self.columns.values())})
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """One folder per selected chunk, whatever the columns."""
         return self.label_folder / str(self.requires()["events"].fingerprint)
 
-    @property
+    @cached_property
     def record(self) -> Path:
         return self.folder / f"provenance-{self.fingerprint}.json"
 

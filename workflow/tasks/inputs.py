@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration, GeneratedSum
-from workflow.base import Given, Task, branches_of, write_json
+from workflow.base import Given, Task, branch_of, branches_of, write_json
 from workflow.plan import InputFile
 from workflow.tasks.branches import FileWorkflow
 from workflow.tasks.simulate import SimulateEvents
@@ -18,7 +18,6 @@ from workflow.tasks.simulate import SimulateEvents
 class Listed:
     """Which tree to look at and where the sum of generated weights stands, for the files of a data set."""
 
-    dataset: str
     tree: str
     generated: GeneratedSum | None
 
@@ -39,7 +38,7 @@ class ListInputs(FileWorkflow[Listed]):
     def slice(self, config: Configuration) -> Listed:
         dataset = self.branch_data.dataset
         generated = config.generated_of(dataset)
-        return Listed(dataset, config.tree_of(dataset), generated if isinstance(generated, GeneratedSum) else None)
+        return Listed(config.tree_of(dataset), generated if isinstance(generated, GeneratedSum) else None)
 
     def outside(self) -> Any:
         return self.branch_data.identity
@@ -63,13 +62,13 @@ def require_file(task: Task[Any], file: InputFile) -> dict[str, Any]:
     """Requirement of a branch that reads an input file: the branch that simulates it; none for a file from outside."""
     if file.path is not None:
         return {}
-    number = task.plan.simulated[file.dataset, file.number]
-    return {"simulation": SimulateEvents.req_different_branching(task, branch=number)}
+    number = task.plan.simulated_number(file)
+    return {"simulation": branch_of(SimulateEvents, task, number)}
 
 
 def workflow_requires_files(task: Task[Any], files: set[InputFile]) -> dict[str, Any]:
     """Requirement of a workflow whose branches read input files."""
-    numbers = [task.plan.simulated[file.dataset, file.number] for file in files if file.path is None]
+    numbers = [task.plan.simulated_number(file) for file in files if file.path is None]
     if not numbers:
         return {}
     chosen = branches_of(numbers, len(task.plan.simulated))

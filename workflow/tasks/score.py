@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
-from workflow.base import Given, branches_of
+from workflow.base import Given, branch_of, branches_of
 from workflow.tasks.branches import FileWorkflow
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.features import ComputeFeatures
@@ -48,9 +48,9 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
         chunks = self.plan.chunks_of_file(self.branch_data)
         return {
             "networks": TrainFolds.req_different_branching(self, branch=-1),
-            "inputs": ListInputs.req_different_branching(self, branch=self.branch),
-            "events": [SelectEvents.req_different_branching(self, branch=c) for c in chunks],
-            "features": [ComputeFeatures.req_different_branching(self, branch=c, group="features") for c in chunks],
+            "inputs": branch_of(ListInputs, self, self.branch),
+            "events": [branch_of(SelectEvents, self, c) for c in chunks],
+            "features": [branch_of(ComputeFeatures, self, c, group="features") for c in chunks],
         }
 
     def slice(self, config: Configuration) -> ScoreSlice:

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.config import Configuration
 from analysis.sources import Format, SelectionSettings, Source
-from workflow.base import Given, branches_of, write_json
+from workflow.base import Given, branch_of, branches_of, write_json
 from workflow.plan import EntryRange, InputFile
 from workflow.tasks.branches import ChunkWorkflow
 from workflow.tasks.inputs import ListInputs, place_of, require_file, workflow_requires_files
@@ -55,7 +55,7 @@ class SelectEvents(ChunkWorkflow[SelectSlice]):
 
     def requires(self) -> Any:
         file = self.branch_data.file
-        inputs = ListInputs.req_different_branching(self, branch=self.plan.file_number(file))
+        inputs = branch_of(ListInputs, self, self.plan.file_number(file))
         return {"inputs": inputs, **require_file(self, file)}
 
     def slice(self, config: Configuration) -> SelectSlice:

@@ -28,7 +28,13 @@ class SimulateEvents(Workflow[Simulated]):
     libraries = ("pythia8mc", "fastjet")
 
     def create_branch_map(self) -> list[tuple[str, int]]:
-        return list(self.plan.simulated)
+        return [(file.dataset, file.number) for file in self.plan.simulated]
+
+    @property
+    def branch_data(self) -> tuple[str, int]:
+        assert self.branch >= 0, "a workflow is about no single part"
+        file = self.plan.simulated[self.branch]
+        return file.dataset, file.number
 
     @property
     def label(self) -> str:

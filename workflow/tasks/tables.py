@@ -108,4 +108,4 @@ def load_cutflows(made: Mapping[str, Any], settings: TableSettings, sums: Sums) 
         for process, flow in read_json(events.path("cutflow.json"))["cutflow"].items():
             flows[process] = flows.get(process, Cutflow()) + Cutflow(**flow)
     totals = load_totals(made, sums)
-    return {name: flow.scaled(settings.normalisations[name].factor(totals[name])) for name, flow in flows.items()}
+    return {name: flow.scaled(settings.normalisations[name].factor(name, totals[name])) for name, flow in flows.items()}
