@@ -100,8 +100,9 @@ def law(finished: Finished, tmp_path: Path) -> Law:
     """The finished toy analysis, to be changed: `law("Report", ...)`, its folder at `law.home / "toy"`."""
     home = tmp_path / "home"
     shutil.copytree(finished.law.home, home, symlinks=True)
-    for registers in ("names", "published"):  # they name folders of the original
-        shutil.rmtree(home / "store" / registers)
+    shutil.rmtree(home / "store" / "names")  # it names the original, as does the register of results
+    for register in (home / "store" / "published").iterdir():
+        register.unlink()
     return Law(home)
 
 
