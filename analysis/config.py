@@ -5,6 +5,7 @@ Every error names the file and the key, says what was found and expected, and su
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import os
@@ -612,5 +613,6 @@ def _fields(annotation: Any) -> dict[str, Any] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {name: field.annotation for name, field in annotation.model_fields.items()}
     if isinstance(annotation, type) and hasattr(annotation, "__dataclass_fields__"):
-        return get_type_hints(annotation)
+        hints = get_type_hints(annotation)
+        return {field.name: hints[field.name] for field in dataclasses.fields(annotation)}
     return None

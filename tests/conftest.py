@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -92,3 +93,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     started = time.monotonic()
     law("Report", "--analysis", law.analysis)
     return Finished(law, time.monotonic() - started)
+
+
+@pytest.fixture
+def law(finished: Finished, tmp_path: Path) -> Law:
+    """The finished toy analysis, to be changed: `law("Report", ...)`, its folder at `law.home / "toy"`."""
+    home = tmp_path / "home"
+    shutil.copytree(finished.law.home, home, symlinks=True)
+    shutil.rmtree(home / "store" / "names")  # it names the original, as does the register of results
+    for register in (home / "store" / "published").iterdir():
+        register.unlink()
+    return Law(home)
+
+
+@pytest.fixture
+def here(law: Law, monkeypatch: pytest.MonkeyPatch) -> Law:
+    """The same for this process too, which may ask for its steps: once, as a run does."""
+    monkeypatch.setenv("EVENTFOLD_STORE", str(law.store))
+    monkeypatch.setenv("EVENTFOLD_RESULTS", str(law.results))
+    monkeypatch.setenv("TOY_DATA", str(law.home / "toy" / "data"))
+    return law

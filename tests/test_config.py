@@ -105,6 +105,7 @@ def test_unknown_key_suggests_the_nearest(
         load(key, value)
     message = str(raised.value)
     assert message.startswith(f"{tmp_path / 'analysis.yaml'}: unknown key {key}. Did you mean ")
+    assert "__" not in message
     assert hint in message
 
 

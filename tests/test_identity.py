@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -546,6 +547,17 @@ def test_a_file_is_known_by_what_it_is(
     write_file(write_root, "one.root", 3)  # the same content: ROOT draws a new UUID
     assert make_plan(["one.root"]).files[0].identity != first
     assert opened == [one]
+
+
+def test_files_that_are_gone_are_forgotten(
+    make_plan: Callable[..., Plan], write_root: Callable[..., str], tmp_path: Path
+) -> None:
+    two, one = write_file(write_root, "two.root", 3), write_file(write_root, "one.root", 3)
+    _ = make_plan(["one.root"]).files
+    Path(one).unlink()
+    plan.forget_files()
+    known = json.loads((tmp_path / "store" / "inventory.json").read_text())
+    assert [key.rpartition(":")[0] for key in known] == [two]
 
 
 def test_a_remote_file_is_asked_anew_in_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

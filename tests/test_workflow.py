@@ -18,26 +18,9 @@ import psutil
 import pytest
 import uproot
 
-from tests.toy import Finished, Law, replace, write_events
+from tests.toy import Law, ran, replace, write_events
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def law(finished: Finished, tmp_path: Path) -> Law:
-    """The finished toy analysis, to be changed: `law("Report", ...)`, its folder at `law.home / "toy"`."""
-    home = tmp_path / "home"
-    shutil.copytree(finished.law.home, home, symlinks=True)
-    shutil.rmtree(home / "store" / "names")
-    return Law(home)
-
-
-def ran(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """Branches that each workflow ran, from the lines of progress."""
-    counts: dict[str, int] = {}
-    for name, number in re.findall(r"^(\w+(?: \(\w+\))?): (\d+) done in", done.stderr, re.MULTILINE):
-        counts[name] = counts.get(name, 0) + int(number)
-    return counts
 
 
 def outputs(law: Law, family: str) -> dict[Path, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy import Finished, Law, replace
+from tests.toy import Law, replace
 
 CONFIGURATION = """
 all.export {folder}
@@ -22,15 +22,6 @@ all.pidpath {folder}/admin
 oss.localroot /
 xrd.port {port}
 """
-
-
-@pytest.fixture
-def law(finished: Finished, tmp_path: Path) -> Law:
-    """The finished toy analysis, to be changed."""
-    home = tmp_path / "home"
-    shutil.copytree(finished.law.home, home, symlinks=True)
-    shutil.rmtree(home / "store" / "names")
-    return Law(home)
 
 
 @pytest.fixture

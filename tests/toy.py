@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,14 @@ class Law:
         if ok:
             assert process.returncode == 0, error + out
         return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+
+def ran(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """Branches that each workflow ran, from the lines of progress."""
+    counts: dict[str, int] = {}
+    for name, number in re.findall(r"^(\w+(?: \(\w+\))?): (\d+) done in", done.stderr, re.MULTILINE):
+        counts[name] = counts.get(name, 0) + int(number)
+    return counts
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ under `store/adopted/<identity>.json`, at which address it stands. What stands o
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -18,8 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from analysis.errors import UserError
 from workflow.lineage import walk
-from workflow.provenance import utc
+from workflow.provenance import KEYS, read_record, user, utc
 from workflow.reasons import differences, earlier_runs, gather
 from workflow.store import atomic_write, read_json, store_folder
 
@@ -39,7 +38,7 @@ class Adoption:
         place: Label and subject.
         identity: What its identity would be now.
         address: Under which identity it stands.
-        record: Its provenance.
+        outputs: Where it stands.
         differences: How the code differs, line by line.
     """
 
@@ -47,7 +46,7 @@ class Adoption:
     place: str
     identity: str
     address: str
-    record: Path
+    outputs: tuple[Path, ...]
     differences: tuple[str, ...]
 
 
@@ -56,7 +55,7 @@ def resolve(identity: str) -> str:
     if identity in _found:
         return _found[identity]
     if identity in _declared(store_folder()):
-        return str(read_json(_file(identity))["address"])
+        return str(_declaration(identity)["address"])
     return identity
 
 
@@ -64,7 +63,7 @@ def adopted(identity: str) -> dict[str, Any] | None:
     """Who adopted an output for an identity, when and why; None if nobody did."""
     if identity not in _declared(store_folder()):
         return None
-    record = read_json(_file(identity))
+    record = _declaration(identity)
     return {key: record[key] for key in ("identity", "who", "when", "why")}
 
 
@@ -78,7 +77,12 @@ def adopt(task: Any, why: str, *, declare: bool) -> Iterator[str]:
 
     Yields:
         Lines to print.
+
+    Raises:
+        UserError: The reason is blank, or the store can't be written.
     """
+    if not why.strip():
+        raise UserError('--adopt needs a reason, as in --adopt "renamed a variable": it is kept in the provenance.')
     found = list(_candidates(task))
     if not found:
         yield "Nothing to adopt: no earlier output differs from what would be made now by code alone."
@@ -107,16 +111,20 @@ def _candidates(task: Any) -> Iterator[Adoption]:
             if resolve(identity) != identity or all(path.exists() for path in step.paths_of(piece, identity)):
                 continue
             runs = earlier_runs(step.label_folder, step.title, step.subject)
-            earlier = [(path, old) for path, record in runs if (old := step.pieces(record["parts"]).get(piece))]
-            if any(step.identity_of(old) == identity for _, old in earlier):
+            known = [record for _, record in runs if record.keys() >= KEYS]
+            earlier = [old for record in known if (old := step.pieces(record["parts"]).get(piece))]
+            if any(step.identity_of(old) == identity for old in earlier):
                 continue  # it was made and removed since
-            for path, old in reversed(earlier):
+            for old in reversed(earlier):
                 address = resolve(step.identity_of(old))
-                if _only_code(old, parts) and all(output.exists() for output in step.paths_of(piece, address)):
+                outputs = tuple(step.paths_of(piece, address))
+                if _only_code(old, parts) and all(output.exists() for output in outputs):
                     _found[identity] = address
                     step.keep_sources()
                     lines = tuple(differences(old, parts, store_folder()))
-                    yield Adoption(step.title, f"{step.label} {step.subject}".strip(), identity, address, path, lines)
+                    yield Adoption(
+                        step.title, f"{step.label} {step.subject}".strip(), identity, address, outputs, lines
+                    )
                     break
 
 
@@ -130,25 +138,36 @@ def _only_code(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def _declare(adoption: Adoption, why: str) -> None:
-    """Write an adoption down: where it is looked up, and in the provenance of the outputs."""
+    """Write an adoption down: in all provenance of the outputs, and last where it is looked up."""
     note = {
         "identity": adoption.identity,
-        "who": f"{_user()}@{socket.gethostname()}",
+        "who": f"{user()}@{socket.gethostname()}",
         "when": utc(time.time()),
         "why": why,
     }
-    provenance = read_json(adoption.record)
-    provenance["adopted"] = [*provenance.get("adopted", []), note]
-    atomic_write(adoption.record, json.dumps(provenance, indent=1))
     content = {**note, "address": adoption.address, "step": adoption.title, "place": adoption.place}
-    atomic_write(_file(adoption.identity), json.dumps({**content, "differences": adoption.differences}, indent=1))
-
-
-def _user() -> str:
+    names = {output.name for output in adoption.outputs}
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # an account without a name, as in containers
-        return str(os.getuid())
+        for path in sorted(adoption.outputs[0].parent.glob("provenance*.json")):
+            record = read_record(path)
+            if record is not None and names & {name.rstrip("/") for name in record["files"]}:
+                record["adopted"] = [*record.get("adopted", []), note]
+                atomic_write(path, json.dumps(record, indent=1))
+        atomic_write(_file(adoption.identity), json.dumps({**content, "differences": adoption.differences}, indent=1))
+    except OSError as error:
+        raise UserError(f"{adoption.title} ({adoption.place}) can't be adopted: {error}") from error
+
+
+def _declaration(identity: str) -> dict[str, Any]:
+    """What was written down of an adoption."""
+    path = _file(identity)
+    try:
+        content: dict[str, Any] = read_json(path)
+        return {key: content[key] for key in ("identity", "who", "when", "why", "address")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} can't be read: which output was adopted is not known. Remove it to have the output made anew."
+        ) from error
 
 
 def _file(identity: str) -> Path:

@@ -42,11 +42,11 @@ from workflow.identity import (
     user_label,
 )
 from workflow.messages import show_user_errors
-from workflow.parameters import OverridesParameter, WorkflowParameter
+from workflow.parameters import OverridesParameter, ReasonParameter, WorkflowParameter
 from workflow.plan import Plan, open_plan
-from workflow.provenance import Cost, Meter, circumstances
+from workflow.provenance import Cost, Meter, circumstances, read_record
 from workflow.reasons import earlier_runs, explain, source_file, why
-from workflow.store import atomic_write, read_json, staged, store_folder
+from workflow.store import atomic_write, staged, store_folder
 
 show_user_errors()
 
@@ -139,7 +139,7 @@ class Task(BuiltOnce, Generic[S]):
         description="print what the outputs stand on and how each step was made, and run nothing; default: False",
     )
 
-    adopt = luigi.Parameter(
+    adopt = ReasonParameter(
         default="",
         significant=False,
         description="a reason: print every output of which nothing but code differs, with --yes declare them valid for "
@@ -330,6 +330,7 @@ class Task(BuiltOnce, Generic[S]):
         for required in luigi.task.flatten(self.requires()):
             tasks = required.get_branch_tasks().values() if lineage.is_workflow(required) else [required]
             for task in tasks:
+                task.stamp()  # what another run makes from now on is not made again
                 if task.record not in _wanted and not task.present():
                     _wanted.add(task.record)
                     task.want_requirements()
@@ -341,7 +342,7 @@ class Task(BuiltOnce, Generic[S]):
 
     def released(self) -> bool:
         """Whether the outputs were made and `Prune` has released them."""
-        return self.record.exists() and bool(read_json(self.record).get("released"))
+        return bool((read_record(self.record) or {}).get("released"))
 
     def stamp(self) -> claims.Stamp:
         """The state of the record of the outputs when this run first asked."""
@@ -375,7 +376,7 @@ class Task(BuiltOnce, Generic[S]):
         """Keep other runs from making these outputs; False if one has made them since this run first asked."""
 
         def wait(text: str) -> None:
-            say(f"{self.title} ({self.label}): {text}")
+            say(f"{self.title} ({self.label}): {text}\n")
 
         with claims.claim(self.folder / ".lease", wait):
             yield not (claims.changed(self.record) and self.present())

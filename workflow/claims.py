@@ -10,12 +10,17 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflow.store import store_folder
+
+if TYPE_CHECKING:
+    from filelock import SoftFileLease
 
 LEASE = 30.0
 """Seconds of silence after which a claim from another machine has ended."""
@@ -54,10 +59,10 @@ def claim(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         path: The lease file.
         say: Told once if there is somebody to wait for.
     """
-    from filelock import SoftFileLease, Timeout
+    from filelock import Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lease = SoftFileLease(path, lease_duration=LEASE, poll_interval=POLL)
+    lease = _lease(path)
     try:
         lease.acquire(timeout=0)
     except Timeout:
@@ -72,25 +77,24 @@ def claim(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 @cache
 def announce() -> None:
     """Let `Prune` know that a run is at work in the store, until this process ends."""
-    from filelock import SoftFileLease
-
     folder = _runs()
     folder.mkdir(parents=True, exist_ok=True)
-    lease = SoftFileLease(folder / f"{socket.gethostname()}-{os.getpid()}.lease", lease_duration=LEASE)
+    lease = _lease(folder / f"{socket.gethostname()}-{os.getpid()}.lease")
     lease.acquire()
     atexit.register(lease.release)
 
 
 def at_work() -> list[str]:
     """Runs that are at work in the store, as host and process; what runs that were killed have left is removed."""
-    from filelock import SoftFileLease, Timeout
+    from filelock import Timeout
 
     found = []
     for path in sorted(_runs().glob("*.lease")):
-        lease = SoftFileLease(path, lease_duration=LEASE)
+        lease = _lease(path)
+        here = path.stem.rpartition("-")[0] == socket.gethostname()
         try:
             # A run on another machine shows no more than its heartbeat.
-            lease.acquire(timeout=0 if path.name.startswith(f"{socket.gethostname()}-") else 1.5 * LEASE)
+            lease.acquire(timeout=0 if here else 1.5 * LEASE)
         except Timeout:
             found.append(path.stem)
         else:
@@ -98,6 +102,17 @@ def at_work() -> list[str]:
             with suppress(FileNotFoundError):
                 path.unlink()
     return found
+
+
+def _lease(path: Path) -> SoftFileLease:
+    from filelock import SoftFileLease
+
+    lease = SoftFileLease(path, lease_duration=LEASE, poll_interval=POLL)
+    with suppress(FileNotFoundError):
+        # A machine that crashed can leave an empty file, which names no holder and which no lock takes over.
+        if lease.pid is None and time.time() - path.stat().st_mtime > LEASE:
+            path.unlink()
+    return lease
 
 
 def _runs() -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import luigi
 
-from workflow.store import read_json
+from workflow.provenance import read_record
 
 
 def walk(task: Any, seen: set[str] | None = None) -> Iterator[Any]:
@@ -33,8 +33,19 @@ def walk(task: Any, seen: set[str] | None = None) -> Iterator[Any]:
 def recorded(task: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Every step and branch that a task stands on, itself included, with what its provenance says."""
     for step in walk(task):
-        if step.record.exists():
-            yield step, read_json(step.record)
+        for record in records_of(step):
+            yield step, record
+
+
+def records_of(step: Any) -> list[dict[str, Any]]:
+    """Provenance of a step's outputs: its own, or that of runs for other combinations which made them all."""
+    own = read_record(step.record)
+    if own is not None:
+        return [own]
+    if not step.present():
+        return []
+    beside = [read_record(path) for path in sorted(step.folder.glob("provenance*.json"))]
+    return [record for record in beside if record and not set(record["files"]).isdisjoint(step.files())]
 
 
 def tree(task: Any) -> Iterator[str]:
@@ -71,10 +82,11 @@ def is_workflow(task: Any) -> bool:
 
 def _summary(steps: list[Any]) -> str:
     """How the outputs of some branches were made, in one line."""
-    records = [read_json(step.record) for step in steps if step.record.exists()]
-    if not records:
+    found = [of_step for step in steps if (of_step := records_of(step))]
+    if not found:
         return "no record"
-    parts = [f"{len(records)} of {len(steps)} branches"] if len(steps) > 1 else [str(records[0]["fingerprint"])]
+    records = list({record["record"]: record for of_step in found for record in of_step}.values())
+    parts = [f"{len(found)} of {len(steps)} branches"] if len(steps) > 1 else [str(records[0]["fingerprint"])]
     parts.append(max(str(r["started"]) for r in records))
     parts.append(f"{sum(r['cpu_seconds'] for r in records):.1f} CPU-s")
     parts.append(f"{max(r['peak_memory_mb'] for r in records):.0f} MB")

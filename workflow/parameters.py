@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,20 @@ class OverridesParameter(luigi.Parameter):
     @classmethod
     def _parser_kwargs(cls, param_name: str, task_name: str | None = None) -> dict[str, Any]:
         return {**super()._parser_kwargs(param_name, task_name), "action": "append"}
+
+
+class ReasonParameter(luigi.Parameter):
+    """``--adopt REASON``, which may not be blank."""
+
+    @classmethod
+    def _parser_kwargs(cls, param_name: str, task_name: str | None = None) -> dict[str, Any]:
+        return {**super()._parser_kwargs(param_name, task_name), "type": _reason}
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a reason is needed: it is kept in the provenance")
+    return text
 
 
 class WorkflowParameter(luigi.Parameter):

@@ -16,7 +16,7 @@ from analysis.config import EXAMPLES, Analysis, DataSet, data_folder, load_analy
 from analysis.errors import UserError
 from analysis.sources import FileRecord
 from workflow.identity import defined_names, user_function, user_label
-from workflow.store import atomic_write, store_folder
+from workflow.store import atomic_write, read_json, store_folder
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,16 @@ def _inspect(places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], FileRec
         known = json.loads(memory.read_text()) if memory.exists() else {}
         atomic_write(memory, json.dumps(known | found))
     return result
+
+
+def forget_files() -> None:
+    """Forget what was remembered of files that are not there any more."""
+    memory = store_folder() / "inventory.json"
+    if memory.exists():
+        known = read_json(memory)
+        there = {key: entry for key, entry in known.items() if os.path.exists(key.rpartition(":")[0])}
+        if there != known:
+            atomic_write(memory, json.dumps(there))
 
 
 def _stamp(path: str) -> list[int] | None:

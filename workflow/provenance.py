@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import json
+import os
 import platform
 import resource
 import socket
 import subprocess
 import time
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -21,6 +25,11 @@ LIBRARIES = ("awkward", "coffea", "law", "luigi", "numpy", "onnxruntime", "pyarr
 """Libraries whose versions are recorded without being part of any identity."""
 
 ROOMS = ("analysis", "models", "workflow")
+
+KEYS = frozenset({"code", "files", "fingerprint", "label", "parts", "record", "started", "step", "subject", "title"})
+"""What a record has to say to be of use; those of earlier versions say less."""
+PARTS = frozenset({"code", "format", "functions", "labels", "libraries", "outside", "settings"})
+"""What it has to say of the parts of an identity."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,24 @@ def circumstances(meter: Meter, before: Cost | None = None) -> dict[str, Any]:
         "versions": {name: version(name) for name in LIBRARIES},
         "code": source_version(),
     }
+
+
+def read_record(path: Path, keys: Set[str] = KEYS) -> dict[str, Any] | None:
+    """Provenance of some outputs; None if there is none, it can't be read, or it lacks one of the keys."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):  # gone, not to be read, or half of it
+        return None
+    understood = isinstance(record, dict) and record.keys() >= keys and record["parts"].keys() >= PARTS
+    return record if understood else None
+
+
+def user() -> str:
+    """Who runs this."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in containers
+        return str(os.getuid())
 
 
 @lru_cache(maxsize=1)

@@ -6,14 +6,15 @@ Reached is what the analyses of the store, as they are configured now, would loo
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from typing import Any
 from analysis.config import EXAMPLES
 from analysis.errors import UserError
 from workflow.lineage import walk
-from workflow.provenance import utc
-from workflow.store import LEFT_OVER, STAGE, atomic_write, read_json, store_folder
+from workflow.plan import forget_files
+from workflow.provenance import read_record, user, utc
+from workflow.store import LEFT_OVER, STAGE, atomic_write, read_json, results_folder, store_folder
 
 HOUSEKEEPING = ("adopted", "code", "names", "published", "runs")
 """Folders of the store that hold no outputs."""
+FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Output:
         kind: What outputs of other identities have in common with it: step, label and subject.
         folder: Where it is.
         record: Its provenance; None for what a killed run has left.
-        files: Its files, or all that is in the folder if it is the only one there.
+        files: What there is to delete: its files, apart from those that are reached, and its provenance.
         used: When it was last used, in seconds of the system's clock.
     """
 
@@ -59,12 +62,14 @@ class Reach:
         sources: Analyses and published results, as a user knows them.
         gone: Analyses whose folder is gone, with it.
         records: Provenance of what is reached, whether it has been made or not.
+        files: Outputs that are reached: columns may be there whose combination has no provenance of its own.
         tasks: The main task of each analysis.
     """
 
     sources: list[str] = field(default_factory=list)
     gone: dict[str, Path] = field(default_factory=dict)
     records: set[Path] = field(default_factory=set)
+    files: set[Path] = field(default_factory=set)
     tasks: dict[str, Any] = field(default_factory=dict)
 
 
@@ -83,18 +88,20 @@ def reach(report: Any) -> Reach:
         report: The task family of the main job.
 
     Raises:
-        UserError: An analysis can't be read: what it reaches is not known.
+        UserError: An analysis or a published result can't be read: what it reaches is not known.
     """
     found = Reach()
     for register in sorted((store_folder() / "names").glob("*.json")):
-        owner = str(read_json(register)["folder"])
+        owner = _read_register(register, "folder")
         folder = EXAMPLES / Path(owner).name if owner.startswith("examples/") else Path(owner)
         if not (folder / "analysis.yaml").exists():
             found.gone[register.stem] = folder
             continue
         task = report(analysis=folder.name if folder.parent == EXAMPLES else str(folder))
         try:
-            found.records |= {step.record for step in walk(task)}
+            for step in walk(task):
+                found.records.add(step.record)
+                found.files |= _files(step)
         except UserError as error:
             raise UserError(
                 f"What the analysis {register.stem!r} in {folder} reaches is not known, so that nothing can be pruned: "
@@ -102,13 +109,36 @@ def reach(report: Any) -> Reach:
             ) from error
         found.tasks[register.stem] = task
         found.sources.append(f"{register.stem} ({folder})")
-    for register in sorted((store_folder() / "published").glob("*.json")):
-        link = Path(read_json(register)["link"])
-        target = link.resolve()
-        if (target / "run.json").exists() and target.is_relative_to(store_folder()):
-            found.records |= _stood_on(target)
-            found.sources.append(str(link))
+    for link in published():
+        try:
+            found.records |= _stood_on(link.resolve())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{link / 'run.json'} can't be read: what these results stand on is not known, so that nothing can be "
+                f"pruned. Make them again, or remove {link} if nobody needs them."
+            ) from error
+        found.sources.append(str(link))
+    for record in found.records:
+        found.files |= {record.parent / name.rstrip("/") for name in (read_record(record) or {"files": ()})["files"]}
     return found
+
+
+def published() -> list[Path]:
+    """Links to results in the store, in all folders where a run has published some: a link may have been renamed."""
+    links = {Path(_read_register(path, "link")) for path in (store_folder() / "published").glob("*.json")}
+    found = [
+        link
+        for folder in sorted({results_folder(), *(link.parent for link in links)})
+        if folder.is_dir()
+        for link in sorted(folder.iterdir())
+        if link.is_symlink() and link.is_dir() and link.resolve().is_relative_to(store_folder() / "Report")
+    ]
+    return [link for link in found if (link / "run.json").exists()]
+
+
+def unknown() -> list[Path]:
+    """Provenance that can't be read or is of an earlier version: what is beside it is left alone."""
+    return sorted(path for folder in _folders() for path in _records(folder) if read_record(path) is None)
 
 
 def unreached(reached: Reach, keep_last: int) -> list[Output]:
@@ -120,11 +150,10 @@ def unreached(reached: Reach, keep_last: int) -> list[Output]:
     """
     used: dict[Path, float] = {}
     for run in store_folder().glob("Report/*/*/run.json"):
-        for record in _stood_on(run.parent):
-            used[record] = max(used.get(record, 0.0), run.stat().st_mtime)
-    found = []
-    for folder in sorted(path for path in store_folder().glob("*/*/*") if path.parts[-3] not in HOUSEKEEPING):
-        found += [o for o in _outputs(folder, used) if o.record is None or o.record not in reached.records]
+        with suppress(OSError, ValueError, KeyError, TypeError):  # then the provenance says when it was used
+            for record in _stood_on(run.parent):
+                used[record] = max(used.get(record, 0.0), run.stat().st_mtime)
+    found = [output for folder in _folders() for output in _outputs(folder, reached, used)]
     found.sort(key=lambda output: -output.used)
     seen: dict[tuple[str, str, str], int] = {}
     chosen = []
@@ -146,34 +175,43 @@ def releasable(reached: Reach, steps: Sequence[str]) -> tuple[list[Any], list[st
         The branches and steps, and the names of analyses that are not complete, whose outputs are left alone.
     """
     incomplete = [name for name, task in reached.tasks.items() if not task.complete()]
-    needed = {step.record for name in incomplete for step in walk(reached.tasks[name])}
+    complete = {name: task for name, task in reached.tasks.items() if name not in incomplete}
+    needed = {path for name in incomplete for step in walk(reached.tasks[name]) for path in _files(step)}
+    # A combination of columns without provenance of its own has no place to be marked at.
+    bare = [step for task in complete.values() for step in walk(task) if read_record(step.record) is None]
+    needed |= {path for step in bare for path in _files(step)}
     found = {
         step.record: step
-        for name, task in reached.tasks.items()
-        if name not in incomplete
+        for task in complete.values()
         for step in walk(task)
-        if step.task_family in steps and step.record not in needed and step.present()
+        if step.task_family in steps and step.present() and needed.isdisjoint(_files(step))
     }
     return list(found.values()), incomplete
 
 
 def release(task: Any) -> None:
-    """Delete the outputs of a branch or step and say so in their record."""
-    record = read_json(task.record)
-    record["released"] = {"who": getpass.getuser(), "when": utc(time.time())}
-    atomic_write(task.record, json.dumps(record, indent=1))
-    for name in task.files():
-        _remove(task.path(name.rstrip("/")))
+    """Delete the outputs of a branch or step and say so in all provenance that names one of them."""
+    files = _files(task)
+    for path in _records(task.folder):
+        record = read_record(path)
+        if record is not None and files & {path.parent / name.rstrip("/") for name in record["files"]}:
+            record["released"] = {"who": user(), "when": utc(time.time())}
+            atomic_write(path, json.dumps(record, indent=1))
+    for path in files:
+        _remove(path)
 
 
 def delete(outputs: Iterable[Output]) -> None:
     """Delete outputs, each whole or not at all, and what is kept beside them for their sake."""
     chosen = list(outputs)
     for folder, files in _to_delete(chosen).items():
-        for path in files:
+        # Provenance last: where this ends halfway, what is left is known for what it is.
+        for path in sorted(files, key=lambda path: path.name.startswith("provenance")):
             _remove(path)
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        for place in (folder, folder.parent, folder.parent.parent):
+            if any(place.iterdir()):
+                break
+            place.rmdir()
     _tidy()
 
 
@@ -190,22 +228,45 @@ def size_of(path: Path) -> int:
 
 
 def _stood_on(report: Path) -> set[Path]:
-    """Records of all that a published report stands on, and its own."""
+    """Records of all that a published report stands on, and its own; an earlier version named none."""
     steps = read_json(report / "run.json")["steps"]
-    return {report / "provenance.json", *(store_folder() / step["record"] for step in steps)}
+    return {report / "provenance.json", *(store_folder() / step["record"] for step in steps if "record" in step)}
 
 
-def _outputs(folder: Path, used: dict[Path, float]) -> Iterator[Output]:
-    """What is in one folder of the store, record by record."""
+def _folders() -> list[Path]:
+    """Folders of outputs; others in the store are somebody's own."""
+    found = (path for path in store_folder().glob("*/*/*") if FINGERPRINT.fullmatch(path.name) and path.is_dir())
+    return sorted(path for path in found if path.parts[-3] not in HOUSEKEEPING)
+
+
+def _records(folder: Path) -> list[Path]:
+    return sorted(folder.glob("provenance*.json"))
+
+
+def _files(task: Any) -> set[Path]:
+    """Paths of the outputs of a branch or step."""
+    return {task.path(name.rstrip("/")) for name in task.files()}
+
+
+def _outputs(folder: Path, reached: Reach, used: dict[Path, float]) -> Iterator[Output]:
+    """What in one folder of the store is not reached, record by record."""
     step, label = folder.parts[-3:-1]
-    records = sorted(folder.glob("provenance*.json"))
-    for path in records:
-        record = read_json(path)
-        files = tuple(folder / name.rstrip("/") for name in record["files"])
-        kind = (record["title"], label, record["subject"])
-        yield Output(step, label, kind, folder, path, files, used.get(path, path.stat().st_mtime))
+    paths = _records(folder)
+    records = {path: record for path in paths if (record := read_record(path)) is not None}
+    listed = {path: {folder / name.rstrip("/") for name in record["files"]} for path, record in records.items()}
+    kept = {file for path, files in listed.items() if path in reached.records for file in files}
+    for path, record in records.items():
+        if len(records) < len(paths) or path in reached.records:
+            continue
+        gone = {file for file in listed[path] - reached.files if os.path.lexists(file)}
+        # Columns that are reached need this record, unless one that is reached names them too.
+        if listed[path] & reached.files <= kept:
+            gone.add(path)
+        if gone:
+            kind = (record["title"], label, record["subject"])
+            yield Output(step, label, kind, folder, path, tuple(gone), used.get(path, path.stat().st_mtime))
     now = time.time()
-    left = [path for path in folder.iterdir() if path.name.startswith(STAGE) or not records]
+    left = [path for path in folder.iterdir() if path.name.startswith(STAGE) or not paths]
     old = tuple(path for path in left if now - path.lstat().st_mtime > LEFT_OVER)
     if old:
         yield Output(step, label, (step, label, ""), folder, None, old, max(path.lstat().st_mtime for path in old))
@@ -218,15 +279,15 @@ def _to_delete(outputs: list[Output]) -> dict[Path, set[Path]]:
         chosen.setdefault(output.folder, []).append(output)
     found = {}
     for folder, members in chosen.items():
-        gone = {output.record for output in members}
-        staying = [path for path in folder.glob("provenance*.json") if path not in gone]
-        if staying or None in gone:
-            kept = {folder / name.rstrip("/") for path in staying for name in read_json(path)["files"]}
-            files = {path for output in members for path in output.files} - kept
-            files |= {path for path in gone if path is not None}
-        else:
+        files = {path for output in members for path in output.files}
+        staying = [path for path in _records(folder) if path not in files]
+        if not staying and any(output.record is not None for output in members):
             files = set(folder.iterdir())
-        found[folder] = {path for path in files if os.path.lexists(path)}
+        # A record of columns of which some are reached stays for these alone.
+        partly = {output.record for output in members if output.record not in output.files}
+        others = [path for path in staying if path not in partly]
+        kept = {folder / name.rstrip("/") for path in others for name in (read_record(path) or {"files": ()})["files"]}
+        found[folder] = {path for path in files - kept if os.path.lexists(path)}
     return found
 
 
@@ -241,15 +302,33 @@ def _remove(path: Path) -> None:
 
 
 def _tidy() -> None:
-    """Remove sources and differences that no record names any more, and names of folders that are gone."""
+    """Remove what is kept for outputs, files and links that are gone: sources and differences, memories, registers."""
     store = store_folder()
     named: set[str] = set()
     for path in store.glob("*/*/*/provenance*.json"):
-        record = read_json(path)
-        named |= {record["parts"]["code"], *record["parts"]["functions"].values(), str(record["code"]["diff"])}
-    for path in (store / "code").glob("*"):
+        record = read_record(path, {"parts", "code"})
+        if record is not None:
+            named |= {record["parts"]["code"], *record["parts"]["functions"].values(), str(record["code"].get("diff"))}
+    for path in (*(store / "code").glob("*.py"), *(store / "code").glob("*.diff")):
         if path.stem not in named:
             path.unlink(missing_ok=True)
+    forget_files()
+    beside = {link.parent for link in published()}
     for path in (store / "published").glob("*.json"):
-        if not os.path.lexists(read_json(path)["link"]):
+        link = Path(_read_register(path, "link"))
+        if not os.path.lexists(link) and link.parent not in beside:
             path.unlink(missing_ok=True)
+
+
+def _read_register(path: Path, key: str) -> str:
+    """What a file of `names` or `published` says.
+
+    Raises:
+        UserError: It can't be read.
+    """
+    try:
+        return str(read_json(path)[key])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} can't be read, so that nothing can be pruned. Remove it if nobody needs it."
+        ) from error

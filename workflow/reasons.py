@@ -12,10 +12,12 @@ from typing import Any
 import luigi
 
 from workflow.lineage import is_workflow
-from workflow.store import read_json
+from workflow.provenance import read_record
 
 MISSING = object()
 FOLLOWS = "what it stands on is made anew"
+COMPARED = frozenset({"title", "subject", "started", "parts"})
+"""What a record has to say to be compared with; those of earlier versions do too."""
 NAMED = 3
 """How many branches a line names before it counts the rest."""
 
@@ -39,9 +41,9 @@ def earlier_runs(folder: Path, title: str, subject: str) -> list[tuple[Path, dic
 @cache
 def _records(folder: Path) -> dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]]:
     """All provenance below a label, by step and subject; read once per run."""
+    read = ((path, read_record(path, COMPARED)) for path in folder.glob("*/provenance*.json"))
     records = sorted(
-        ((path, read_json(path)) for path in folder.glob("*/provenance*.json")),
-        key=lambda pair: str(pair[1]["started"]),
+        ((path, record) for path, record in read if record is not None), key=lambda pair: str(pair[1]["started"])
     )
     found: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
     for path, record in records:

@@ -58,9 +58,12 @@ _say: Callable[[str], None] | None = None
 
 
 def say(text: str) -> None:
-    """Report progress from inside a running step; shown by the head process."""
+    """Report progress from inside a running step; shown by the head process.
+
+    A line of progress may be left out where another has just been shown, unless the text ends with a new line.
+    """
     if _say is None:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        print(text.rstrip("\n"), file=sys.stderr, flush=True)  # noqa: T201
     else:
         _say(text)
 
@@ -112,7 +115,9 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
 
     def complete(self) -> bool:
         """A workflow is complete when each of its branches is, deeply."""
-        return all(task.complete() for task in self.task.get_branch_tasks().values())
+        # Every branch is asked, even after the first that is not: each notes what has to be there for it.
+        answers = [task.complete() for task in self.task.get_branch_tasks().values()]
+        return all(answers)
 
     def run(self) -> None:
         """Run the branches that were incomplete when this run first asked."""
@@ -165,6 +170,7 @@ class _Bar:
         self._total = total
         self._done = 0
         self._terminal = sys.stderr.isatty()
+        self._start = "\r\033[K" if self._terminal else ""
         self._started = self._last = time.monotonic()
         self._write()
 
@@ -175,12 +181,15 @@ class _Bar:
 
     def say(self, text: str) -> None:
         """Show what a worker said."""
-        self._write(f" | {text}")
+        if text.endswith("\n"):
+            print(f"{self._start}{text}", end="", file=sys.stderr, flush=True)  # noqa: T201
+        else:
+            self._write(f" | {text}")
 
     def _write(self, more: str = "") -> None:
         line = f"{self._title}: {self._done} of {self._total} done{more}"
         if self._terminal:
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{self._start}{line}", end="", file=sys.stderr, flush=True)  # noqa: T201
         elif time.monotonic() - self._last > PAUSE:
             self._last = time.monotonic()
             print(line, file=sys.stderr, flush=True)  # noqa: T201
@@ -188,5 +197,4 @@ class _Bar:
     def close(self) -> None:
         """Say that the step has ended."""
         seconds = time.monotonic() - self._started
-        start = "\r\033[K" if self._terminal else ""
-        print(f"{start}{self._title}: {self._total} done in {seconds:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"{self._start}{self._title}: {self._total} done in {seconds:.1f} s", file=sys.stderr, flush=True)  # noqa: T201

@@ -57,7 +57,11 @@ class Prune(law.Task):
             )
         reached = pruning.reach(Report)
         lines = self._release(reached) if self.release else self._prune(reached)
-        sys.stdout.write("\n".join(lines) + "\n")
+        try:
+            for line in lines:
+                sys.stdout.write(f"{line}\n")
+        except OSError as error:
+            raise UserError(f"Not all could be deleted: {error}. Start again when this is mended.") from error
         self._done = True
 
     def _prune(self, reached: pruning.Reach) -> Iterator[str]:
@@ -71,6 +75,11 @@ class Prune(law.Task):
         )
         total = f"{_count(len(outputs))}, {_bytes(pruning.size(outputs))}"
         yield "Reached: " + "; ".join(reached.sources or ["nothing"])
+        if left := pruning.unknown():
+            yield (
+                f"Left alone, as provenance can't be read or is of an earlier version: {_count(len(left))}, such as "
+                f"{left[0].parent}. Remove by hand what nobody needs."
+            )
         for name, folder in reached.gone.items():
             yield f"The analysis {name} is gone ({folder}): nothing of it is reached but published results."
         if not outputs:
