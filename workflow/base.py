@@ -516,7 +516,7 @@ def is_branch(task: Any) -> bool:
 
 
 def branch_of(step: type[Workflow[Any]], task: Task[Any], number: int, **parameters: Any) -> Any:
-    """One branch of a workflow that another task requires, with the parameters that both have; built once."""
+    """One branch of a workflow that another task requires (-1: all), with the parameters that both have; built once."""
     key = (step, number, *parameters.items())
     if key not in task.plan.branches:
         task.plan.branches[key] = step.req_different_branching(task, branch=number, **parameters)

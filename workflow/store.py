@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,17 @@ LEFT_OVER = 24 * 3600
 
 def store_folder() -> Path:
     """`$EVENTFOLD_STORE`, by default `store/` in the repository."""
-    return Path(os.environ.get("EVENTFOLD_STORE") or ROOT / "store").resolve()
+    return _resolved(os.environ.get("EVENTFOLD_STORE") or str(ROOT / "store"))
 
 
 def results_folder() -> Path:
     """`$EVENTFOLD_RESULTS`, by default `results/` in the repository."""
-    return Path(os.environ.get("EVENTFOLD_RESULTS") or ROOT / "results").resolve()
+    return _resolved(os.environ.get("EVENTFOLD_RESULTS") or str(ROOT / "results"))
+
+
+@cache
+def _resolved(folder: str) -> Path:
+    return Path(folder).resolve()
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

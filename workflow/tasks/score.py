@@ -47,7 +47,7 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
     def requires(self) -> Any:
         chunks = self.plan.chunks_of_file(self.branch_data)
         return {
-            "networks": TrainFolds.req_different_branching(self, branch=-1),
+            "networks": branch_of(TrainFolds, self, -1),
             "inputs": branch_of(ListInputs, self, self.branch),
             "events": [branch_of(SelectEvents, self, c) for c in chunks],
             "features": [branch_of(ComputeFeatures, self, c, group="features") for c in chunks],
