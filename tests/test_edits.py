@@ -41,10 +41,10 @@ def sandbox(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Law
     return Law(home, project=project)
 
 
-def redone(law: Law) -> dict[str, int]:
+def redone(law: Law, step: str = "Report", *arguments: str) -> dict[str, int]:
     """Branches of each step that would run, as `--why` says."""
     counts = {}
-    for line in law("Report", "--analysis", law.analysis, "--why").stdout.splitlines():
+    for line in law(step, "--analysis", law.analysis, "--why", *arguments).stdout.splitlines():
         found = re.match(r"(\w+(?: \(\w+\))?) \((.*?)\): ", line)
         if found:
             more = re.search(r" and (\d+) more$", found[2])
@@ -207,3 +207,24 @@ def test_a_simulated_file_that_was_deleted_is_made_again_and_orphans_nothing(tmp
     assert {path for path in law.store.rglob("*") if path.is_file()} == before
     assert {path: path.read_bytes() for path in events} == events
     assert len(others) == 14
+
+
+def test_files_that_change_places_show_where_their_names_count(sandbox: Law) -> None:
+    """A file is known by what it is; but the report's links are by name, as is the order in which duplicates drop."""
+    data = sandbox.home / "toy" / "data"
+    one, two, aside = data / "signal_0.root", data / "signal_1.root", data / "aside"
+
+    def swap() -> None:
+        for old, new in ((one, aside), (two, one), (aside, two)):
+            old.rename(new)
+
+    dropping = ("--set", "identity.duplicates=drop")
+    sandbox("PrepareFolds", "--analysis", sandbox.analysis, *dropping)
+    assert redone(sandbox, "PrepareFolds", *dropping) == {}
+    swap()
+    try:
+        assert redone(sandbox) == {REPORT: 1}
+        assert redone(sandbox, "PrepareFolds", *dropping) == {FOLDS: 1}
+    finally:
+        swap()
+    assert redone(sandbox) == {}

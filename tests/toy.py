@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +114,8 @@ class Law:
             environment["PYTHONPATH"] = f"{self.project}:{environment.get('PYTHONPATH', '')}"
         return subprocess.Popen(
             ["law", "run", *arguments],
+            # A shell starts what it puts in the background without Ctrl-C, which its children inherit.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
             env=environment,
             cwd=self.home,
             stdout=subprocess.PIPE,

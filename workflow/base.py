@@ -29,24 +29,14 @@ from workflow.building import BuiltOnce
 from workflow.execution.dask import DaskWorkflow
 from workflow.execution.executor import say
 from workflow.execution.local import LocalWorkflow
-from workflow.identity import (
-    FORMAT,
-    canonical,
-    fingerprint,
-    function_source,
-    library_versions,
-    sources_changed,
-    step_code,
-    step_source,
-    user_function,
-    user_label,
-)
+from workflow.identity import FORMAT, canonical, fingerprint, library_versions
 from workflow.messages import show_user_errors
-from workflow.parameters import OverridesParameter, ReasonParameter, WorkflowParameter
+from workflow.parameters import ChoiceParameter, OverridesParameter, ReasonParameter
 from workflow.plan import Plan, open_plan
 from workflow.provenance import Cost, Meter, circumstances, read_record
 from workflow.reasons import earlier_runs, explain, source_file, why
 from workflow.store import atomic_write, staged, store_folder
+from workflow.tracing import function_source, sources_changed, step_code, step_source, user_function, user_label
 
 show_user_errors()
 
@@ -116,8 +106,10 @@ class Task(BuiltOnce, Generic[S]):
         description="override one key of the configuration with a YAML value, as in --set training.epochs=5; any "
         "number of times",
     )
-    workflow = WorkflowParameter(
+    workflow = ChoiceParameter(
         default="local",
+        choices=("local", "dask"),
+        option="--workflow",
         significant=False,
         description="where branches run: local processes or dask workers; changes no result; default: local",
     )
@@ -126,26 +118,22 @@ class Task(BuiltOnce, Generic[S]):
         significant=False,
         description="show the traceback of a user's mistake too; default: False",
     )
-
     why = luigi.BoolParameter(
         default=False,
         significant=False,
         description="print every step that would run, each with its reason, and run nothing; default: False",
     )
-
     print_provenance = luigi.BoolParameter(
         default=False,
         significant=False,
         description="print what the outputs stand on and how each step was made, and run nothing; default: False",
     )
-
     adopt = ReasonParameter(
         default="",
         significant=False,
         description="a reason: print every output of which nothing but code differs, with --yes declare them valid for "
         "the code as it is now, and run nothing",
     )
-
     yes = luigi.BoolParameter(
         default=False,
         significant=False,
@@ -180,6 +168,11 @@ class Task(BuiltOnce, Generic[S]):
     def slice(self, config: Configuration) -> S:
         """The frozen part of the configuration that this step receives; all of it is part of the identity."""
         raise NotImplementedError(f"{type(self).__name__} declares no slice")
+
+    @property
+    def belonging(self) -> str:
+        """What a step that requires many branches has to know of each beside what it holds, such as its data set."""
+        return ""
 
     def functions(self) -> Iterable[str]:
         """Names of the user's functions that this step calls."""
@@ -218,7 +211,15 @@ class Task(BuiltOnce, Generic[S]):
 
     def conclude(self) -> None:
         """Tell the user where the outputs are, when this is what was asked for and it is complete."""
-        sys.stdout.write(f"{self.task_family} is complete: {store_folder() / self.task_family}\n")
+        if is_branch(self):
+            said = f"Branch {self.branch} of {self.task_family} is complete: {self.folder}"
+        elif lineage.is_workflow(self) and self.branches:
+            said = f"{len(lineage.members(self))} branches of {self.task_family} are complete: {self.label_folders()}"
+        elif lineage.is_workflow(self):
+            said = f"{self.task_family} is complete: {self.label_folders()}"
+        else:
+            said = f"{self.task_family} is complete: {self.folder}"
+        sys.stdout.write(f"{said}\n")
         sys.stdout.flush()
 
     # What follows from that
@@ -252,12 +253,10 @@ class Task(BuiltOnce, Generic[S]):
             "step": self.task_family,
             "format": FORMAT,
             "settings": canonical(self.settings),
-            "code": _pinned_code(type(self).__module__, type(self).__name__),
-            "functions": {name: self.plan.function_code(name) for name in sorted(self.functions())},
-            "labels": {name: self.plan.label_code(name) for name in sorted(self.labels())},
+            **self._code(_pinned_code, self.plan.function_code, self.plan.label_code),
             "outside": canonical(self.outside()),
             "libraries": library_versions(self.libraries),
-            "requires": sorted(task.fingerprint for task in luigi.task.flatten(self.requires())),
+            "requires": {name: _fingerprints(required) for name, required in self.requires().items()},
         }
 
     @cached_property
@@ -283,6 +282,10 @@ class Task(BuiltOnce, Generic[S]):
     def label_folder(self) -> Path:
         """Where the outputs of all identities under one label are."""
         return store_folder() / self.task_family / self.label
+
+    def label_folders(self) -> str:
+        """Where the outputs of all branches of a workflow are, label by label."""
+        return " ".join(sorted({str(branch.label_folder) for branch in lineage.members(self)}))
 
     @cached_property
     def folder(self) -> Path:
@@ -317,7 +320,7 @@ class Task(BuiltOnce, Generic[S]):
         if lineage.is_workflow(self):
             # Every branch is asked, even after the first that is not: what they answer now, before anything has run,
             # decides which of them run.
-            answers = [branch.standing() for branch in self.get_branch_tasks().values()]
+            answers = [branch.standing() for branch in lineage.members(self)]
             return all(answers)
         if self.record not in _known:
             self.stamp()
@@ -328,8 +331,7 @@ class Task(BuiltOnce, Generic[S]):
     def want_requirements(self) -> None:
         """Note that what this step requires has to be there, since it will run."""
         for required in luigi.task.flatten(self.requires()):
-            tasks = required.get_branch_tasks().values() if lineage.is_workflow(required) else [required]
-            for task in tasks:
+            for task in lineage.members(required):
                 task.stamp()  # what another run makes from now on is not made again
                 if task.record not in _wanted and not task.present():
                     _wanted.add(task.record)
@@ -413,16 +415,22 @@ class Task(BuiltOnce, Generic[S]):
         if not sources_changed():
             return
         physics = self.plan.analysis.physics_path
-        found = {
-            "code": _step_code(type(self).__module__, type(self).__name__),
-            "functions": {name: user_function(physics, name) for name in sorted(self.functions())},
-            "labels": {name: user_label(physics, name) for name in sorted(self.labels())},
-        }
-        if any(self.parts[part] != now for part, now in found.items()):
+        now = self._code(_step_code, partial(user_function, physics), partial(user_label, physics))
+        if any(self.parts[part] != code for part, code in now.items()):
             raise UserError(
                 f"{self.task_family} ({self.label}): its code changed while the run was going on, so that its "
                 "outputs were not kept. Start the run again; what is complete stays."
             )
+
+    def _code(
+        self, step: Callable[[str, str], str], function: Callable[[str], str], label: Callable[[str], str]
+    ) -> dict[str, Any]:
+        """Hashes of all code that counts, by those who know it."""
+        return {
+            "code": step(type(self).__module__, type(self).__name__),
+            "functions": {name: function(name) for name in sorted(self.functions())},
+            "labels": {name: label(name) for name in sorted(self.labels())},
+        }
 
     def _provenance(self, meter: Meter, before: Cost | None) -> dict[str, Any]:
         self.keep_sources()
@@ -484,20 +492,57 @@ class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
     """A step of many branches."""
 
     exclude_index = True
-    own_parameters: tuple[str, ...] = ()
-    """Parameters that tell workflows of this step apart."""
+    prefer_params_cli = {"workflow"}
 
     def req_branch(self, branch: int, **kwargs: Any) -> Any:
         """One branch of this workflow, the same object as for those that require it."""
-        own = {name: getattr(self, name) for name in self.own_parameters}
-        return super().req_branch(branch, **kwargs) if kwargs else branch_of(type(self), self, branch, **own)
+        if kwargs:
+            return super().req_branch(branch, **kwargs)
+        own = {name: getattr(self, name) for name, _ in type(self).get_params() if name not in _shared_parameters()}
+        return branch_of(type(self), self, branch, **own)
 
     @cached_property
     def fingerprint(self) -> str:
         """The identity of a branch, or of all of a workflow's branches."""
         if self.is_branch():
-            return resolve(self.identity_of(self.parts))
-        return fingerprint({"branches": sorted(t.fingerprint for t in self.get_branch_tasks().values())})
+            return self.branch_fingerprint()
+        return fingerprint({"branches": sorted(f"{b.fingerprint} {b.belonging}" for b in lineage.members(self))})
+
+    def branch_fingerprint(self) -> str:
+        """The identity of a branch; where earlier outputs were adopted, theirs."""
+        return resolve(self.identity_of(self.parts))
+
+    def about_branches(self) -> Sequence[Any]:
+        """What each branch is about, in order of their numbers."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of its branches")
+
+    def create_branch_map(self) -> list[Any]:
+        """What each branch is about, as law asks for it.
+
+        Raises:
+            UserError: Branches were asked for that do not exist.
+        """
+        branches = list(self.about_branches())
+        for chosen in self.branches or ():
+            first = chosen[0] if isinstance(chosen, tuple) else chosen
+            if first is not None and not 0 <= first < len(branches):
+                raise UserError(self._no_branch(first, len(branches)))
+        return branches
+
+    @property
+    def branch_data(self) -> Any:
+        """What this branch is about.
+
+        Raises:
+            UserError: There is no such branch.
+        """
+        branches = self.about_branches()
+        if not 0 <= self.branch < len(branches):
+            raise UserError(self._no_branch(self.branch, len(branches)))
+        return branches[self.branch]
+
+    def _no_branch(self, number: int, total: int) -> str:
+        return f"{self.task_family} has no branch {number}: it has {total}, from 0 to {total - 1}."
 
     def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
         """Cut the work of this step into groups that run side by side; by default each branch alone."""
@@ -508,6 +553,12 @@ class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
         """Run a group of branches in this process."""
         for branch in branches:
             self.as_branch(branch).run()
+
+
+@cache
+def _shared_parameters() -> frozenset[str]:
+    """Parameters of every workflow; others tell workflows of one step apart."""
+    return frozenset(name for name, _ in Workflow.get_params())
 
 
 def is_branch(task: Any) -> bool:
@@ -521,6 +572,13 @@ def branch_of(step: type[Workflow[Any]], task: Task[Any], number: int, **paramet
     if key not in task.plan.branches:
         task.plan.branches[key] = step.req_different_branching(task, branch=number, **parameters)
     return task.plan.branches[key]
+
+
+def _fingerprints(required: Any) -> list[str]:
+    """Identities of a requirement, or of several."""
+    if isinstance(required, (list, tuple)):
+        return sorted(each for one in required for each in _fingerprints(one))
+    return [str(required.fingerprint)]
 
 
 def _made(required: Any) -> Any:
@@ -547,8 +605,3 @@ def _step_code(module: str, name: str) -> str:
 
 _pinned_code = cache(_step_code)
 """The same as it was when this process first asked."""
-
-
-def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write a JSON output, readable and without NaN."""
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

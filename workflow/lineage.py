@@ -22,7 +22,7 @@ def walk(task: Any, seen: set[str] | None = None) -> Iterator[Any]:
         return
     seen.add(task.task_id)
     if is_workflow(task):
-        for branch in task.get_branch_tasks().values():
+        for branch in members(task):
             yield from walk(branch, seen)
         return
     for required in luigi.task.flatten(task.requires()):
@@ -64,15 +64,18 @@ def tree(task: Any) -> Iterator[str]:
         below: dict[str, list[Any]] = {}
         for step in steps:
             for required in luigi.task.flatten(step.requires()):
-                members = list(required.get_branch_tasks().values()) if is_workflow(required) else [required]
-                below.setdefault(required.title, []).extend(members)
+                below.setdefault(required.title, []).extend(members(required))
         inner = prefix + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
-        for number, (name, members) in enumerate(below.items()):
-            unique = list({member.task_id: member for member in members}.values())
+        for number, (name, found) in enumerate(below.items()):
+            unique = list({member.task_id: member for member in found}.values())
             yield from visit(name, unique, inner, "└─ " if number == len(below) - 1 else "├─ ")
 
-    members = list(task.get_branch_tasks().values()) if is_workflow(task) else [task]
-    yield from visit(task.title, members, "", "")
+    yield from visit(task.title, members(task), "", "")
+
+
+def members(task: Any) -> list[Any]:
+    """The branches of a workflow, or a step itself."""
+    return list(task.get_branch_tasks().values()) if is_workflow(task) else [task]
 
 
 def is_workflow(task: Any) -> bool:

@@ -44,17 +44,24 @@ def _reason(text: str) -> str:
     return text
 
 
-class WorkflowParameter(luigi.Parameter):
-    """``--workflow TYPE``."""
+class ChoiceParameter(luigi.Parameter):
+    """One of some names.
 
-    TYPES = ("local", "dask")
+    Args:
+        choices: The names.
+        option: What the parameter is called on the command line.
+    """
+
+    def __init__(self, *args: Any, choices: Sequence[str], option: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._choices, self._option = choices, option
 
     def parse(self, value: str) -> str:
-        """Check the name of the type.
+        """Check the name.
 
         Raises:
-            UserError: There is no such type.
+            UserError: It is none of them.
         """
-        if value not in self.TYPES:
-            raise UserError(f"--workflow {value}: there is no such type. {nearest(value, self.TYPES)}")
+        if value not in self._choices:
+            raise UserError(f"{self._option} {value}: there is no such thing. {nearest(value, self._choices)}")
         return value

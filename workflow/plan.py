@@ -15,8 +15,8 @@ from typing import Any
 from analysis.config import EXAMPLES, Analysis, DataSet, data_folder, load_analysis
 from analysis.errors import UserError
 from analysis.sources import FileRecord
-from workflow.identity import defined_names, user_function, user_label
 from workflow.store import atomic_write, read_json, store_folder
+from workflow.tracing import defined_names, user_function, user_label
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import luigi
 
-from workflow.lineage import is_workflow
+from workflow.lineage import is_workflow, members
 from workflow.provenance import read_record
 
 MISSING = object()
@@ -98,7 +98,7 @@ def _incomplete(task: Any, seen: set[str]) -> Iterator[Any]:
     for required in luigi.task.flatten(task.requires()):
         yield from _incomplete(required, seen)
     if is_workflow(task):
-        for branch in task.get_branch_tasks().values():
+        for branch in members(task):
             yield from _incomplete(branch, seen)
     else:
         yield task

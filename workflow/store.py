@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -49,6 +49,11 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON output."""
     return json.loads(path.read_text())
+
+
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write a JSON output, readable and without NaN."""
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from workflow.base import Workflow
@@ -15,17 +16,16 @@ class FileWorkflow(Workflow[S]):
 
     exclude_index = True
 
-    def create_branch_map(self) -> list[InputFile]:
-        return list(self.plan.files)
-
-    @property
-    def branch_data(self) -> InputFile:
-        assert self.branch >= 0, "a workflow is about no single file"
-        return self.plan.files[self.branch]
+    def about_branches(self) -> Sequence[InputFile]:
+        return self.plan.files
 
     @property
     def label(self) -> str:
         return str(self.branch_data.dataset)
+
+    @property
+    def belonging(self) -> str:
+        return self.label
 
     @property
     def subject(self) -> str:
@@ -37,17 +37,18 @@ class ChunkWorkflow(Workflow[S]):
 
     exclude_index = True
 
-    def create_branch_map(self) -> list[EntryRange]:
-        return list(self.plan.chunks)
-
-    @property
-    def branch_data(self) -> EntryRange:
-        assert self.branch >= 0, "a workflow is about no single range of entries"
-        return self.plan.chunks[self.branch]
+    def about_branches(self) -> Sequence[EntryRange]:
+        return self.plan.chunks
 
     @property
     def label(self) -> str:
         return str(self.branch_data.file.dataset)
+
+    @property
+    def belonging(self) -> str:
+        # Of events that occur twice, the first in order of the files' names is kept.
+        named = self.plan.config.identity.duplicates == "drop"
+        return f"{self.label} {self.branch_data.file.key}" if named else self.label
 
     @property
     def subject(self) -> str:

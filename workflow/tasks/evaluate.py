@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
-from workflow.base import Given, Task, write_json
-from workflow.store import read_json
+from workflow.base import Given, Task
+from workflow.store import read_json, write_json
 from workflow.tasks.export import ONNX_TOLERANCE, ExportEnsemble
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.score import ScoreEvents
@@ -59,7 +59,7 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
     """Figures of merit with uncertainties: of single folds, pooled out of fold, and of the ensemble on test events."""
 
     exclude_index = False
-    libraries = ("numpy",)
+    libraries = ("numpy", "onnxruntime")
 
     def requires(self) -> Any:
         return {

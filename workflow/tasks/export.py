@@ -31,7 +31,7 @@ class ExportEnsemble(Task[ExportSlice]):
     libraries = ("torch", "onnx")
 
     def requires(self) -> Any:
-        return {"pool": PrepareFolds.req(self), "networks": TrainFolds.req(self)}
+        return {"pool": PrepareFolds.req(self), "networks": TrainFolds.req(self, branches=())}
 
     def slice(self, config: Configuration) -> ExportSlice:
         return ExportSlice(config.name, config.classes.signal)

@@ -8,12 +8,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import luigi
-
 from analysis.config import Configuration
 from workflow.adoption import resolve
 from workflow.base import Given, Made, branch_of, branches_of
 from workflow.identity import fingerprint
+from workflow.parameters import ChoiceParameter
 from workflow.tasks.branches import ChunkWorkflow
 from workflow.tasks.inputs import require_file, workflow_requires_files
 from workflow.tasks.select import Layout, SelectEvents, source_of
@@ -52,10 +51,10 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
 
     exclude_index = False
 
-    own_parameters = ("group",)
-    group = luigi.ChoiceParameter(
+    group = ChoiceParameter(
         default="features",
         choices=GROUPS,
+        option="--group",
         description="which functions to call; default: features",
     )
 
@@ -96,11 +95,8 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
     def paths_of(self, piece: str, address: str) -> list[Path]:
         return [self.folder / _file(piece, address)]
 
-    @cached_property
-    def fingerprint(self) -> str:
+    def branch_fingerprint(self) -> str:
         """The identity of the group's columns together."""
-        if self.is_workflow():
-            return fingerprint({"branches": sorted(t.fingerprint for t in self.get_branch_tasks().values())})
         return fingerprint({"columns": sorted(self.columns.values())})
 
     @cached_property

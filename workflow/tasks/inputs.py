@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration, GeneratedSum
-from workflow.base import Given, Task, branch_of, branches_of, write_json
+from workflow.base import Given, Task, branch_of, branches_of
 from workflow.plan import InputFile
+from workflow.store import write_json
 from workflow.tasks.branches import FileWorkflow
 from workflow.tasks.simulate import SimulateEvents
 

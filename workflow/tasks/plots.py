@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
-from workflow.base import Given, Task, write_json
-from workflow.store import read_json
+from workflow.base import Given, Task
+from workflow.store import read_json, write_json
 from workflow.tasks.evaluate import EvaluateEnsemble, ScoredSlice, load_scored, require_scored
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.train import TrainFolds
@@ -42,7 +42,7 @@ class PlotResults(Task[PlotSlice]):
     def requires(self) -> Any:
         return {
             **require_scored(self, ("features", "factors", "spectators")),
-            "networks": TrainFolds.req(self),
+            "networks": TrainFolds.req(self, branches=()),
             "evaluation": EvaluateEnsemble.req(self),
         }
 

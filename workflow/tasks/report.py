@@ -18,11 +18,11 @@ import luigi
 
 from analysis.config import Configuration
 from analysis.errors import UserError
-from workflow.base import Given, Task, write_json
+from workflow.base import Given, Task
 from workflow.identity import ROOT, canonical
 from workflow.provenance import source_version
 from workflow.pruning import note_publication
-from workflow.store import read_json, results_folder
+from workflow.store import read_json, results_folder, write_json
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.plots import PlotResults
@@ -62,7 +62,7 @@ class Report(Task[ReportSlice]):
     def outside(self) -> Any:
         # The page's template is part of the code, but no Python; files lend their names to links and warnings.
         templates = {path.name: path.read_text() for path in sorted((ROOT / "analysis" / "templates").glob("*.j2"))}
-        return {"templates": templates, "files": [(file.dataset, file.key) for file in self.plan.files]}
+        return {"templates": templates, "files": [(file.dataset, file.key, file.identity) for file in self.plan.files]}
 
     def files(self) -> Sequence[str]:
         linked = ("ensemble.onnx", "histograms.json", "workspace.json", "plots/", "scores/")

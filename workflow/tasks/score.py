@@ -36,7 +36,7 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
         reqs = super().workflow_requires()
         chunks = [number for file in self.branch_map.values() for number in self.plan.chunks_of_file(file)]
         chosen = branches_of(self.branch_map, len(self.plan.files))
-        reqs.networks = TrainFolds.req_different_branching(self, branch=-1)
+        reqs.networks = TrainFolds.req_different_branching(self, branch=-1, branches=())
         reqs.inputs = ListInputs.req_different_branching(self, branch=-1, **chosen)
         if chunks:
             chosen = branches_of(chunks, len(self.plan.chunks))
@@ -47,7 +47,7 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
     def requires(self) -> Any:
         chunks = self.plan.chunks_of_file(self.branch_data)
         return {
-            "networks": branch_of(TrainFolds, self, -1),
+            "networks": branch_of(TrainFolds, self, -1, branches=()),
             "inputs": branch_of(ListInputs, self, self.branch),
             "events": [branch_of(SelectEvents, self, c) for c in chunks],
             "features": [branch_of(ComputeFeatures, self, c, group="features") for c in chunks],

@@ -9,8 +9,9 @@ from typing import Any
 
 from analysis.config import Configuration
 from analysis.sources import Format, SelectionSettings, Source
-from workflow.base import Given, branch_of, branches_of, write_json
+from workflow.base import Given, branch_of, branches_of
 from workflow.plan import EntryRange, InputFile
+from workflow.store import write_json
 from workflow.tasks.branches import ChunkWorkflow
 from workflow.tasks.inputs import ListInputs, place_of, require_file, workflow_requires_files
 

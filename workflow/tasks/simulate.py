@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.config import Configuration
 from workflow.base import Given, Workflow
+from workflow.plan import InputFile
 
 
 @dataclass(frozen=True)
@@ -25,33 +26,27 @@ class SimulateEvents(Workflow[Simulated]):
     """Simulate collisions with Pythia 8 and a parametrised detector; one branch per data set and part."""
 
     exclude_index = False
-    libraries = ("pythia8mc", "fastjet")
+    libraries = ("pythia8mc", "fastjet", "numpy")
 
-    def create_branch_map(self) -> list[tuple[str, int]]:
-        return [(file.dataset, file.number) for file in self.plan.simulated]
-
-    @property
-    def branch_data(self) -> tuple[str, int]:
-        assert self.branch >= 0, "a workflow is about no single part"
-        file = self.plan.simulated[self.branch]
-        return file.dataset, file.number
+    def about_branches(self) -> Sequence[InputFile]:
+        return self.plan.simulated
 
     @property
     def label(self) -> str:
-        return str(self.branch_data[0])
+        return str(self.branch_data.dataset)
 
     @property
     def subject(self) -> str:
-        return f"part {self.branch_data[1]}"
+        return f"part {self.branch_data.number}"
 
     def slice(self, config: Configuration) -> Simulated:
-        dataset, part = self.branch_data
-        simulate = config.data.datasets[dataset].simulate
-        assert simulate is not None, "the branch map holds simulated data sets only"
+        file: InputFile = self.branch_data
+        simulate = config.data.datasets[file.dataset].simulate
+        assert simulate is not None, "the plan says so"
         return Simulated(
             sample=simulate.process,
-            events=self.plan.events_per_part(dataset),
-            part=part,
+            events=self.plan.events_per_part(file.dataset),
+            part=file.number,
             seed=config.seed,
             multiparton=config.data.simulation.multiparton,
         )

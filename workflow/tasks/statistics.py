@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
-from workflow.base import Given, Task, write_json
+from workflow.base import Given, Task
+from workflow.store import write_json
 from workflow.tasks.evaluate import ScoredSlice, load_scored, require_scored
 
 

@@ -41,7 +41,7 @@ class TrainFolds(Workflow[TrainSlice]):
     exclude_index = False
     libraries = ("torch",)
 
-    def create_branch_map(self) -> list[tuple[int, int]]:
+    def about_branches(self) -> Sequence[tuple[int, int]]:
         config = self.plan.config
         return [(fold, member) for fold in range(config.folds.count) for member in range(config.training.members)]
 
@@ -76,16 +76,17 @@ class TrainFolds(Workflow[TrainSlice]):
         return [list(branches[i::slots]) for i in range(min(slots, len(branches)))]
 
     def run_branches(self, branches: Sequence[int]) -> None:
-        with ExitStack() as claims:
+        with ExitStack() as claimed:
             # Always in the same order, lest two runs wait for each other.
             waiting = sorted((self.as_branch(branch) for branch in branches), key=lambda task: str(task.fingerprint))
-            tasks = [task for task in waiting if claims.enter_context(task.claimed())]
+            tasks = [task for task in waiting if claimed.enter_context(task.claimed())]
             if not tasks:
                 return
             meter = Meter()
             networks = train_stack([task.settings for task in tasks], tasks[0].given())
+            cost = meter.read().share(len(tasks))
             for task, network in zip(tasks, networks, strict=True):
-                task.write(task.files(), partial(save_network, network), before=meter.read().share(len(tasks)))
+                task.write(task.files(), partial(save_network, network), before=cost)
 
     @staticmethod
     def compute(settings: TrainSlice, given: Given, out: Path) -> None:
