@@ -34,8 +34,8 @@ from tests.toy import Law, toy
 OUTPUTS = ("*/*/*/*",)
 """Where the store has outputs, <Step>/<label>/<fingerprint>/<name>: files, links and folders."""
 
-BESIDE = ("*.json", "code/*", "names/*")
-"""What it keeps beside them."""
+BESIDE = ("*.json", "code/*.py", "names/*")
+"""What it keeps beside them; not how the tree differed from its commit, which may change meanwhile."""
 
 MEASURED = {"started", "wall_seconds", "cpu_seconds", "peak_memory_mb", "code"}
 """Keys of `provenance.json` and `run.json` that differ from run to run: when, at what cost, from which commit."""
