@@ -81,7 +81,7 @@ class Given:
         own: What the step is to make; its folder is where the outputs will be.
         fingerprint: The identity of the outputs.
         made: What the step requires, by the names of `requires`; of a workflow, what its branches made, by number.
-        functions: The user's functions that the step declares, to be called or, of `labels`, to show label and unit only.
+        functions: The user's functions that the step declares: to be called, or (`labels`) to show label and unit.
         request: What was asked for: the folder of the analysis and the overrides.
         lineage: Reads the provenance of all that the step stands on: for records, as it is no part of any identity.
     """
