@@ -10,7 +10,7 @@ stack, to the last bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import hashing
+from models.checkpoint import Checkpoint, Checkpoints
 from models.losses import class_factors, cross_entropy
 from models.networks import Classifier, Dropout, stack_statistics
 from models.optimisation import SCHEDULES, AdamW, clip
@@ -151,9 +152,10 @@ def train(
     seed: int,
     *,
     progress: Callable[[str], None] | None = None,
+    checkpoints: Checkpoints | None = None,
     device: str = "cpu",
 ) -> list[TrainedMember]:
-    """Train all members as one stack.
+    """Train all members as one stack; those that stand at different epochs go on in stacks of their own.
 
     Args:
         events: The events; only those that a member names have any influence on it.
@@ -162,6 +164,7 @@ def train(
         training: How it is trained; ``training.members`` is the caller's business, who writes the plans.
         seed: Seed of initial weights, batch order and dropout.
         progress: Is called with one line of text after every epoch.
+        checkpoints: Where to go on from, and where to keep what has been reached; they change no bit of the result.
         device: torch's name of the device.
 
     Returns:
@@ -173,42 +176,70 @@ def train(
         TrainingDiverged: If a loss becomes infinite or NaN.
     """
     _check(events, members)
-    classifier = Classifier(model, events.signature)
+    saved = {order: checkpoints.load(order) if checkpoints is not None else None for order in range(len(members))}
+    starts: dict[int, list[int]] = {}
+    for order, checkpoint in saved.items():
+        starts.setdefault(0 if checkpoint is None else checkpoint.epochs, []).append(order)
     trained: dict[int, TrainedMember] = {}
     with single_threaded(), torch.no_grad():
-        table = _Table.load(events, device)
-        stack = _Stack(classifier, events, members, training, seed=seed, device=device)
-        for epoch in range(training.epochs):
-            batches = stack.batches(table, epoch)  # (S, M, B)
-            rates, active = stack.schedule(epoch)  # (S, M, 1), (S, M, 1)
-            total = torch.zeros_like(stack.divisors)  # (M,)
-            for step, rows in enumerate(batches):
-                values, present, labels = table.values[rows], table.present[rows], table.labels[rows]
-                weights = table.balanced(rows, stack.training_factors)  # (M, B)
-                dropout = Dropout(hashing.splitmix64(stack.keys + (epoch * 2**32 + step)), model.dropout)
-                views = classifier.views(stack.parameters)  # (M, ...) each
-                for view in views.values():
-                    view.requires_grad_()
-                with torch.enable_grad():
-                    logits = classifier.logits(views, stack.statistics, values, present, dropout)  # (M, B, C)
-                    sums = cross_entropy(logits, labels, weights)  # (M,)
-                    losses = sums / stack.divisors  # (M,)
-                    slopes = torch.autograd.grad(losses.sum(), list(views.values()))  # (M, ...) each
-                gradients = torch.cat([slope.flatten(1) for slope in slopes], dim=1)  # (M, P)
-                if training.clip_norm is not None:
-                    gradients = clip(gradients, training.clip_norm)  # (M, P)
-                stack.optimiser.step(stack.parameters, gradients, rates[step], active[step])
-                total += sums.detach()
-            stack.record(epoch, total, stack.validate(table))
-            ended = stack.ended(epoch)
-            for position in ended:
-                trained[stack.states[position].order] = stack.result(position)
-            if progress is not None:
-                progress(stack.line(epoch, len(members), len(trained)))
-            if len(trained) == len(members):
-                break
-            stack.drop(ended)
+        classifier, table = Classifier(model, events.signature), _Table.load(events, device)
+        for start, orders in sorted(starts.items()):
+            plans = {order: members[order] for order in orders}
+            stack = _Stack(classifier, events, plans, training, seed=seed, device=device)
+            trained |= stack.restore([saved[order] for order in orders])
+            if stack.states:
+                trained |= _train_together(stack, table, start, progress, checkpoints)
     return [trained[order] for order in range(len(members))]
+
+
+def _train_together(
+    stack: _Stack,
+    table: _Table,
+    start: int,
+    progress: Callable[[str], None] | None,
+    checkpoints: Checkpoints | None,
+) -> dict[int, TrainedMember]:
+    """The loop: train a stack from one epoch on until the last of its members has ended."""
+    classifier, training = stack.classifier, stack.training
+    trained: dict[int, TrainedMember] = {}
+    members = len(stack.states)
+    for epoch in range(start, training.epochs):
+        batches = stack.batches(table, epoch)  # (S, M, B)
+        rates, active = stack.schedule(epoch)  # (S, M, 1), (S, M, 1)
+        total = torch.zeros_like(stack.divisors)  # (M,)
+        for step, rows in enumerate(batches):
+            values, present, labels = table.values[rows], table.present[rows], table.labels[rows]
+            weights = table.balanced(rows, stack.training_factors)  # (M, B)
+            keys = hashing.splitmix64(stack.keys + (epoch * 2**32 + step))  # (M,)
+            dropout = Dropout(keys, classifier.settings.dropout)
+            views = classifier.views(stack.parameters)  # (M, ...) each
+            for view in views.values():
+                view.requires_grad_()
+            with torch.enable_grad():
+                logits = classifier.logits(views, stack.statistics, values, present, dropout)  # (M, B, C)
+                sums = cross_entropy(logits, labels, weights)  # (M,)
+                losses = sums / stack.divisors  # (M,)
+                slopes = torch.autograd.grad(losses.sum(), list(views.values()))  # (M, ...) each
+            gradients = torch.cat([slope.flatten(1) for slope in slopes], dim=1)  # (M, P)
+            if training.clip_norm is not None:
+                gradients = clip(gradients, training.clip_norm)  # (M, P)
+            stack.optimiser.step(stack.parameters, gradients, rates[step], active[step])
+            total += sums.detach()
+        stack.record(epoch, total, stack.validate(table))
+        ended = stack.ended(epoch)
+        for position in ended:
+            trained[stack.states[position].order] = stack.result(position)
+        if progress is not None:
+            progress(stack.line(epoch, members, len(trained)))
+        if len(trained) == members:
+            break
+        if checkpoints is not None:
+            chosen = range(len(stack.states)) if checkpoints.due() else ended
+            for position in chosen:
+                order = stack.states[position].order
+                checkpoints.save(order, stack.checkpoint(position, epoch + 1, position in ended))
+        stack.drop(ended)
+    return trained
 
 
 @contextmanager
@@ -291,15 +322,15 @@ class _Stack:
         self,
         classifier: Classifier,
         events: TrainingEvents,
-        members: Sequence[MemberPlan],
+        members: Mapping[int, MemberPlan],
         training: TrainingSettings,
         *,
         seed: int,
         device: str,
     ) -> None:
         self.classifier, self.signature, self.training, self.seed = classifier, events.signature, training, seed
-        self.states = [_State.of(events, plan, i, training.batch_size) for i, plan in enumerate(members)]
-        streams = [hashing.key(seed, plan.fold, plan.index) for plan in members]
+        self.states = [_State.of(events, plan, order, training.batch_size) for order, plan in members.items()]
+        streams = [hashing.key(seed, plan.fold, plan.index) for plan in members.values()]
         self.parameters = classifier.initial([hashing.key(s, _INITIAL) for s in streams]).to(device)  # (M, P)
         self.best = self.parameters.clone()  # (M, P)
         self.optimiser = AdamW(self.parameters, classifier.decays(), training.weight_decay)
@@ -316,6 +347,46 @@ class _Stack:
         full = [min(training.batch_size, len(state.training)) for state in self.states]
         # A smaller last batch is divided by the size of a full one: each event counts the same.
         self.divisors = torch.tensor(full, dtype=torch.float64, device=device)  # (M,)
+
+    def restore(self, saved: Sequence[Checkpoint | None]) -> dict[int, TrainedMember]:
+        """Go on where members stood at the end of one epoch; those that had ended leave the stack with their result."""
+        for position, checkpoint in enumerate(saved):
+            if checkpoint is None:
+                continue
+            state = self.states[position]
+            state.training_loss = checkpoint.training_loss.tolist()
+            state.validation_loss = checkpoint.validation_loss.tolist()
+            state.learning_rate = checkpoint.learning_rate.tolist()
+            self.optimiser.counts[position] = checkpoint.steps
+            for tensor, row in (
+                (self.parameters, checkpoint.parameters),
+                (self.best, checkpoint.best),
+                (self.optimiser.first, checkpoint.first),
+                (self.optimiser.second, checkpoint.second),
+            ):
+                tensor[position] = torch.from_numpy(row.copy())  # (P,)
+        ended = [position for position, checkpoint in enumerate(saved) if checkpoint is not None and checkpoint.ended]
+        results = {self.states[position].order: self.result(position) for position in ended}
+        self.drop(ended)
+        return results
+
+    def checkpoint(self, position: int, epochs: int, ended: bool) -> Checkpoint:
+        """Where a member stands."""
+        state = self.states[position]
+        rows = (self.parameters, self.best, self.optimiser.first, self.optimiser.second)
+        parameters, best, first, second = (row[position].cpu().numpy().copy() for row in rows)  # (P,) each
+        return Checkpoint(
+            epochs=epochs,
+            ended=ended,
+            steps=float(self.optimiser.counts[position]),
+            parameters=parameters,
+            best=best,
+            first=first,
+            second=second,
+            training_loss=np.array(state.training_loss),
+            validation_loss=np.array(state.validation_loss),
+            learning_rate=np.array(state.learning_rate),
+        )
 
     def batches(self, table: _Table, epoch: int) -> Tensor:
         """Shuffle each member's training rows and cut them into batches, ``[S, M, B]``."""
@@ -382,7 +453,7 @@ class _Stack:
             return
         stay = [position for position in range(len(self.states)) if position not in ended]
         self.states = [self.states[position] for position in stay]
-        keep = torch.tensor(stay, device=self.parameters.device)  # (M',)
+        keep = torch.tensor(stay, dtype=torch.int64, device=self.parameters.device)  # (M',)
         self.parameters, self.best = self.parameters[keep], self.best[keep]
         self.order_keys, self.keys = self.order_keys[keep], self.keys[keep]
         self.statistics = (self.statistics[0][keep], self.statistics[1][keep])

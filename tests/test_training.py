@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from models import hashing
+from models.checkpoint import Checkpoint
 from models.ensemble import Ensemble, predict
 from models.losses import class_factors
 from models.networks import Classifier
@@ -97,6 +99,79 @@ def test_alone_and_stacked_are_the_same_to_the_last_bit(model: ModelSettings, tr
         assert_equal(trained, stacked[position])
     if training.patience is not None:  # members must have left the stack at different epochs
         assert len({len(member.history.validation_loss) for member in stacked}) > 1
+
+
+class Memory:
+    """Checkpoints as files in memory, at the end of every so many epochs."""
+
+    def __init__(self, every: int = 1, files: dict[int, bytes] | None = None) -> None:
+        self.files = {} if files is None else files
+        self.every, self.asked = every, 0
+
+    def load(self, order: int) -> Checkpoint | None:
+        return Checkpoint.from_bytes(self.files[order]) if order in self.files else None
+
+    def due(self) -> bool:
+        self.asked += 1
+        return self.asked % self.every == 0
+
+    def save(self, order: int, checkpoint: Checkpoint) -> None:
+        self.files[order] = checkpoint.to_bytes()
+
+
+class KilledError(Exception):
+    """The end of a process."""
+
+
+def killed_after(epoch: int) -> Callable[[str], None]:
+    """Progress that ends the process when so many epochs are done."""
+
+    def progress(line: str) -> None:
+        if line.startswith(f"epoch {epoch}/"):
+            raise KilledError
+
+    return progress
+
+
+PATIENT = dataclasses.replace(TRAINING, epochs=9, patience=2, learning_rate=0.05)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("epoch", [2, 4, 6])
+def test_a_training_that_was_killed_goes_on_to_the_last_bit(epoch: int, every: int) -> None:
+    """Killed before the checkpoint of its epoch is written, once and once more; some members end early."""
+    events, plans = make_events(), make_plans()
+    expected = train(events, plans, MODEL, PATIENT, seed=7)
+    assert len({len(member.history.validation_loss) for member in expected}) > 1
+    kept = Memory(every)
+    for end in (epoch, epoch + 1):
+        with pytest.raises(KilledError):
+            train(events, plans, MODEL, PATIENT, seed=7, checkpoints=kept, progress=killed_after(end))
+    assert kept.files
+    lines: list[str] = []
+    found = train(events, plans, MODEL, PATIENT, seed=7, checkpoints=kept, progress=lines.append)
+    assert not any(line.startswith("epoch 1/") for line in lines)
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other)
+
+
+def test_members_that_stand_at_different_epochs_go_on_apart() -> None:
+    events, plans = make_events(), make_plans()
+    expected = train(events, plans, MODEL, TRAINING, seed=7)
+    kept = Memory()
+    for chosen, end in (([0, 3], 2), ([1], 3)):
+        part, subset = Memory(), [plans[order] for order in chosen]
+        with pytest.raises(KilledError):
+            train(events, subset, MODEL, TRAINING, seed=7, checkpoints=part, progress=killed_after(end))
+        kept.files |= {order: part.files[position] for position, order in enumerate(chosen)}
+    for one, other in zip(train(events, plans, MODEL, TRAINING, seed=7, checkpoints=kept), expected, strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\0" * 100])
+def test_what_is_no_checkpoint_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="no checkpoint"):
+        Checkpoint.from_bytes(content)
 
 
 def test_a_run_repeats_itself_and_members_differ() -> None:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,29 @@ def test_an_interrupted_run_leaves_no_worker_behind(training: subprocess.Popen[s
     assert ("interrupted: what is complete stays" in said) == (number != signal.SIGKILL)
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
+
+
+def test_a_training_that_was_killed_goes_on_where_it_stood(law: Law) -> None:
+    """And ends with the same bits; the checkpoints are gone then."""
+    longer = ("--set", "training.epochs=60", "--set", "training.patience=null")
+    arguments = ("TrainFolds", "--analysis", law.analysis, *longer, "--checkpoint", "0")
+    head = law.start(*arguments)
+    while not (kept := list(law.store.glob("TrainFolds/*/*/.checkpoint"))):
+        assert head.poll() is None
+        time.sleep(0.01)
+    head.kill()
+    head.communicate()
+    kept = list(law.store.glob("TrainFolds/*/*/.checkpoint"))
+    said = law(*arguments).stderr
+    assert len(re.findall(r"goes on after epoch \d+", said)) == len(kept)
+    assert not list(law.store.glob("TrainFolds/*/*/.checkpoint"))
+    found = {path: path.read_bytes() for path in law.store.glob("TrainFolds/*/*/network.safetensors")}
+    assert len(found) == 6
+    for path in found:
+        path.unlink()
+    law(*arguments)
+    law("TrainFolds", "--analysis", law.analysis)
+    assert {path: path.read_bytes() for path in found} == found
 
 
 def test_a_killed_worker_is_said(training: subprocess.Popen[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -9,16 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import luigi
+
 from analysis.config import Configuration
 from analysis.errors import UserError
 from models.settings import ModelSettings, TrainingSettings
 from workflow.base import Given, Workflow
 from workflow.execution.executor import say
 from workflow.provenance import Meter
+from workflow.store import atomic_write
 from workflow.tasks.folds import PrepareFolds
 
 if TYPE_CHECKING:
     from analysis.splitting import Scheme
+    from models.checkpoint import Checkpoint
     from models.training import TrainedMember
 
 
@@ -40,6 +45,13 @@ class TrainFolds(Workflow[TrainSlice]):
 
     exclude_index = False
     libraries = ("torch",)
+
+    checkpoint = luigi.FloatParameter(
+        default=60.0,
+        significant=False,
+        description="seconds of training after which each network is kept, so that a run that was killed goes on from "
+        "there; changes no result; default: 60",
+    )
 
     def about_branches(self) -> Sequence[tuple[int, int]]:
         config = self.plan.config
@@ -83,14 +95,56 @@ class TrainFolds(Workflow[TrainSlice]):
             if not tasks:
                 return
             meter = Meter()
-            networks = train_stack([task.settings for task in tasks], tasks[0].given())
+            kept = Kept(tuple(task.folder / ".checkpoint" for task in tasks), self.checkpoint)
+            networks = train_stack([task.settings for task in tasks], tasks[0].given(), kept)
             cost = meter.read().share(len(tasks))
             for task, network in zip(tasks, networks, strict=True):
                 task.write(task.files(), partial(save_network, network), before=cost)
+            kept.clear()
 
     @staticmethod
     def compute(settings: TrainSlice, given: Given, out: Path) -> None:
         save_network(train_stack([settings], given)[0], out)
+
+
+class Kept:
+    """Checkpoints beside the outputs of some branches, written at the end of an epoch once some seconds have passed."""
+
+    def __init__(self, paths: Sequence[Path], seconds: float) -> None:
+        self._paths, self._seconds = paths, seconds
+        self._last = time.monotonic()
+
+    def load(self, order: int) -> Checkpoint | None:
+        """Where a network stood; None to begin anew, also if it can't be read."""
+        from models.checkpoint import Checkpoint
+
+        path = self._paths[order]
+        if not path.exists():
+            return None
+        try:
+            found = Checkpoint.from_bytes(path.read_bytes())
+        except ValueError as error:
+            say(f"{path} is left aside: {error}\n")
+            return None
+        say(f"{path.parent.name}: goes on after epoch {found.epochs}\n")
+        return found
+
+    def due(self) -> bool:
+        """Whether so many seconds have passed."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
+
+    def save(self, order: int, checkpoint: Checkpoint) -> None:
+        """Keep where a network stands."""
+        atomic_write(self._paths[order], checkpoint.to_bytes())
+
+    def clear(self) -> None:
+        """Remove what is not needed any more."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
 
 
 def save_network(network: TrainedMember, out: Path) -> None:
@@ -100,7 +154,7 @@ def save_network(network: TrainedMember, out: Path) -> None:
     save_member(out / "network.safetensors", network)
 
 
-def train_stack(slices: Sequence[TrainSlice], given: Given) -> list[TrainedMember]:
+def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = None) -> list[TrainedMember]:
     """Train the networks of several branches, which require the same, as one stack."""
     from analysis.pool import load_pool
     from models.preprocessing import Signature
@@ -118,10 +172,12 @@ def train_stack(slices: Sequence[TrainSlice], given: Given) -> list[TrainedMembe
     plans = [MemberPlan(s.fold, s.member, *pool.rows(s.fold, s.folds, s.scheme)) for s in slices]
     folds = ", ".join(str(fold) for fold in sorted({s.fold for s in slices}))
     first = slices[0]
+
+    def progress(line: str) -> None:
+        say(f"folds {folds}: {line}")
+
     try:
-        return train(
-            events, plans, first.model, first.training, first.seed, progress=lambda line: say(f"folds {folds}: {line}")
-        )
+        return train(events, plans, first.model, first.training, first.seed, progress=progress, checkpoints=kept)
     except TrainingDiverged as error:
         raise UserError(str(error)) from error
 
