@@ -17,8 +17,8 @@ from torch.nn import functional
 from models import hashing
 from models.checkpoint import Checkpoint
 from models.ensemble import Ensemble, predict
-from models.losses import class_factors
-from models.networks import Classifier
+from models.losses import class_factors, cross_entropy
+from models.networks import ACTIVATIONS, Classifier, Dropout
 from models.preprocessing import Signature, fit_standardisation
 from models.settings import ModelSettings, TrainingSettings
 from models.training import (
@@ -99,6 +99,35 @@ def test_alone_and_stacked_are_the_same_to_the_last_bit(model: ModelSettings, tr
         assert_equal(trained, stacked[position])
     if training.patience is not None:  # members must have left the stack at different epochs
         assert len({len(member.history.validation_loss) for member in stacked}) > 1
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_gradients_of_one_step_alone_and_stacked(activation: str) -> None:
+    """In double precision, of each member's loss by its own parameters."""
+    events, model = make_events(200), ModelSettings(hidden=(17, 9), activation=activation, dropout=0.2)
+    classifier = Classifier(model, SIGNATURE)
+    fit = fit_standardisation(events.values, events.present, events.weights, events.labels)
+    mean, scale = (torch.from_numpy(x).double()[None, None, :] for x in (fit.mean, fit.scale))  # (1, 1, F)
+    rows = torch.from_numpy(np.random.default_rng(3).integers(0, 200, (4, 64)))  # (M, B)
+    parameters = classifier.initial([11, 12, 13, 14]).double()  # (M, P)
+    keys = torch.arange(4)
+
+    def gradients(members: list[int]) -> torch.Tensor:
+        own = parameters[members].requires_grad_()  # (M', P)
+        values, present, labels, weights = (
+            torch.from_numpy(column)[rows[members]]
+            for column in (np.nan_to_num(events.values), events.present, events.labels, events.weights)
+        )
+        statistics = (mean.expand(len(members), -1, -1), scale.expand(len(members), -1, -1))
+        dropout = Dropout(keys[members], model.dropout)
+        logits = classifier.logits(classifier.views(own), statistics, values.double(), present, dropout)
+        (slopes,) = torch.autograd.grad(cross_entropy(logits, labels, weights).sum(), own)
+        return slopes
+
+    stacked = gradients([0, 1, 2, 3])
+    assert stacked.abs().max() > 1e-3
+    for member in range(4):
+        torch.testing.assert_close(gradients([member])[0], stacked[member], rtol=0, atol=1e-10)
 
 
 class Memory:
