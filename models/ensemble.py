@@ -20,7 +20,7 @@ from models.preprocessing import Signature, Standardisation
 from models.settings import ModelSettings, TrainingSettings
 from models.training import History, TrainedMember, single_threaded
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file format; a file of another version is refused."""
 BLOCK = 1024
 """Events that are predicted at once. Blocks are padded: the shape decides how products are summed."""
@@ -88,6 +88,7 @@ def save_member(path: str | Path, member: TrainedMember) -> None:
         "model": dataclasses.asdict(member.model),
         "training": dataclasses.asdict(member.training),
         "history": dataclasses.asdict(member.history),
+        "precision": member.precision,
         "best_epoch": member.best_epoch,
         "events": member.events,
     }
@@ -131,6 +132,7 @@ def load_member(path: str | Path) -> TrainedMember:
         standardisation=Standardisation(tensors["standardisation.mean"], tensors["standardisation.scale"]),
         parameters={n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)},
         history=History(**_tuples(description["history"])),
+        precision=description["precision"],
         best_epoch=description["best_epoch"],
         events=(description["events"][0], description["events"][1]),
     )

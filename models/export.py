@@ -88,6 +88,7 @@ def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str
         "classes": json.dumps(ensemble.signature.classes),
         "folds": json.dumps(ensemble.folds.tolist()),
         "prior": "equal for all classes",
+        "training_precision": " ".join(sorted({member.precision for member in ensemble.members})),
         **metadata,
     }
     onnx.helper.set_model_props(model, properties)

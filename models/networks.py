@@ -198,6 +198,8 @@ class Classifier:
         values: Tensor,
         present: Tensor,
         dropout: Dropout | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Compute the logits of all members.
 
@@ -207,13 +209,17 @@ class Classifier:
             values: Features ``[M, B, F]``, or ``[1, B, F]`` for the same events in all networks.
             present: bool, like ``values``.
             dropout: This step's dropout; ``None`` to evaluate.
+            dtype: Type in which the network behind the preprocessing computes; ``None`` for that of the parameters.
 
         Returns:
             ``[M, B, classes]``.
         """
         membership = self.membership.to(statistics[0])  # (F, O)
         inputs = encode(values, present, statistics, views["absent"], membership)  # (M, B, F + O)
-        return self.network.logits(views, inputs, dropout)
+        if dtype is None:
+            return self.network.logits(views, inputs, dropout)  # (M, B, classes)
+        rounded = {name: view.to(dtype) for name, view in views.items()}  # (M, ...) each
+        return self.network.logits(rounded, inputs.to(dtype), dropout).to(inputs.dtype)  # (M, B, classes)
 
 
 def stack_statistics(fits: Sequence[Standardisation]) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "silu", "gelu", "mish", "tanh", "sigmoid", "linear"]
 Schedule = Literal["constant", "cosine", "one_cycle"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class TrainingSettings:
         patience: Stop after this many epochs without a better validation loss; ``None`` never stops. Either
             way the network of the best epoch is kept.
         clip_norm: Largest Euclidean norm of a network's gradient; ``None`` does not clip.
+        precision: Of matrix products and hidden layers in training: ``fp32``; ``bf16``, with parameters, optimiser,
+            losses and validation in fp32; ``auto``, bf16 on a GPU and fp32 on a processor.
         members: Networks per fold; they differ in initial weights, batch order and dropout.
     """
 
@@ -63,6 +66,7 @@ class TrainingSettings:
     schedule: Schedule = "one_cycle"
     patience: int | None = 10
     clip_norm: float | None = 1.0
+    precision: Precision = "auto"
     members: int = 1
 
     def __post_init__(self) -> None:

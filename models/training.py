@@ -127,6 +127,7 @@ class TrainedMember:
         standardisation: Fitted on its training events.
         parameters: float32 tensors by name, those of the best epoch.
         history: Losses and learning rate per epoch.
+        precision: ``fp32`` or ``bf16``: what ``training.precision`` meant on the device.
         best_epoch: The epoch whose parameters were kept, counted from 1.
         events: Number of training and of validation events of non-zero weight.
     """
@@ -140,6 +141,7 @@ class TrainedMember:
     standardisation: Standardisation
     parameters: dict[str, npt.NDArray[np.float32]]
     history: History
+    precision: str
     best_epoch: int
     events: tuple[int, int]
 
@@ -216,7 +218,9 @@ def _train_together(
             for view in views.values():
                 view.requires_grad_()
             with torch.enable_grad():
-                logits = classifier.logits(views, stack.statistics, values, present, dropout)  # (M, B, C)
+                logits = classifier.logits(
+                    views, stack.statistics, values, present, dropout, dtype=stack.dtype
+                )  # (M, B, C)
                 sums = cross_entropy(logits, labels, weights)  # (M,)
                 losses = sums / stack.divisors  # (M,)
                 slopes = torch.autograd.grad(losses.sum(), list(views.values()))  # (M, ...) each
@@ -240,6 +244,13 @@ def _train_together(
                 checkpoints.save(order, stack.checkpoint(position, epoch + 1, position in ended))
         stack.drop(ended)
     return trained
+
+
+def precision_on(device: str, precision: str) -> str:
+    """The precision that a setting means on a device (contract: it follows from the class of the device alone)."""
+    if precision == "auto":
+        return "bf16" if torch.device(device).type == "cuda" else "fp32"
+    return precision
 
 
 @contextmanager
@@ -329,6 +340,8 @@ class _Stack:
         device: str,
     ) -> None:
         self.classifier, self.signature, self.training, self.seed = classifier, events.signature, training, seed
+        self.precision = precision_on(device, training.precision)
+        self.dtype = torch.bfloat16 if self.precision == "bf16" else None
         self.states = [_State.of(events, plan, order, training.batch_size) for order, plan in members.items()]
         streams = [hashing.key(seed, plan.fold, plan.index) for plan in members.values()]
         self.parameters = classifier.initial([hashing.key(s, _INITIAL) for s in streams]).to(device)  # (M, P)
@@ -476,6 +489,7 @@ class _Stack:
             training=self.training,
             standardisation=state.standardisation,
             parameters={name: view[0].cpu().numpy().copy() for name, view in views.items()},
+            precision=self.precision,
             history=History(tuple(state.training_loss), tuple(state.validation_loss), tuple(state.learning_rate)),
             best_epoch=state.best + 1,
             events=(len(state.training), len(state.validation)),

@@ -84,6 +84,7 @@ def untrained(signature: Signature, fold: int) -> TrainedMember:
         standardisation=Standardisation(np.full(count, 50, np.float32), np.full(count, 30, np.float32)),
         parameters={n: v[0].numpy().copy() for n, v in classifier.views(classifier.initial([fold])).items()},
         history=History((0.7,), (0.8,), (1e-3,)),
+        precision="fp32",
         best_epoch=0,
         events=(10, 10),
     )

@@ -45,6 +45,7 @@ def make_member(model: ModelSettings, fold: int, index: int = 0) -> TrainedMembe
         ),
         parameters=noisy,
         history=History((0.7, 0.5), (0.8, 0.6), (1e-3, 1e-4)),
+        precision="fp32",
         best_epoch=2,
         events=(100, 50),
     )
@@ -92,7 +93,7 @@ class TestFiles:
         from safetensors.numpy import save_file
 
         save_file({"x": np.zeros(1)}, path)
-        with pytest.raises(ValueError, match="has format None; expected format 1"):
+        with pytest.raises(ValueError, match="has format None; expected format 2"):
             load_member(path)
 
     def test_an_ensemble_is_ordered_and_of_one_kind(self) -> None:
@@ -191,6 +192,7 @@ class TestOnnx:
         assert json.loads(properties["folds"]) == [0, 1, 2]
         assert properties["fingerprint"] == "abc123"
         assert properties["prior"] == "equal for all classes"
+        assert properties["training_precision"] == "fp32"
 
         session = onnxruntime.InferenceSession(tmp_path / "ensemble.onnx", providers=["CPUExecutionProvider"])
         assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [

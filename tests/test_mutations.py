@@ -88,6 +88,7 @@ VALUES: dict[str, Any] = {
     "folds.scheme": "standard",
     "model.activation": "relu",
     "training.schedule": "cosine",
+    "training.precision": "bf16",
     "training.label_smoothing": 0.1,
 }
 

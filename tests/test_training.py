@@ -26,6 +26,7 @@ from models.training import (
     TrainedMember,
     TrainingDiverged,
     TrainingEvents,
+    precision_on,
     single_threaded,
     train,
 )
@@ -88,6 +89,8 @@ def differ(left: TrainedMember, right: TrainedMember) -> bool:
         (ModelSettings(hidden=(64, 64), activation="relu", dropout=0.0), dataclasses.replace(TRAINING, batch_size=64)),
         (ModelSettings(hidden=()), dataclasses.replace(TRAINING, clip_norm=None, schedule="cosine")),
         (MODEL, dataclasses.replace(TRAINING, epochs=15, learning_rate=0.05, schedule="constant", patience=2)),
+        (MODEL, dataclasses.replace(TRAINING, precision="bf16")),
+        (ModelSettings(hidden=(64, 64)), dataclasses.replace(TRAINING, precision="bf16", epochs=3)),
     ],
 )
 def test_alone_and_stacked_are_the_same_to_the_last_bit(model: ModelSettings, training: TrainingSettings) -> None:
@@ -99,6 +102,27 @@ def test_alone_and_stacked_are_the_same_to_the_last_bit(model: ModelSettings, tr
         assert_equal(trained, stacked[position])
     if training.patience is not None:  # members must have left the stack at different epochs
         assert len({len(member.history.validation_loss) for member in stacked}) > 1
+
+
+def test_bf16_learns_as_well_and_says_so() -> None:
+    """It rounds, so that parameters differ; what it reaches differs by less than a per cent."""
+    events, plans = make_events(3000), make_plans(3000)
+    longer = dataclasses.replace(TRAINING, epochs=20)
+    exact, rounded = (
+        train(events, plans, MODEL, dataclasses.replace(longer, precision=precision), 3)
+        for precision in ("auto", "bf16")
+    )
+    assert [member.precision for member in (exact[0], rounded[0])] == ["fp32", "bf16"]
+    assert all(differ(one, other) for one, other in zip(exact, rounded, strict=True))
+    losses = [np.mean([min(m.history.validation_loss) for m in members]) for members in (exact, rounded)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert all(value.dtype == np.float32 for value in rounded[0].parameters.values())
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", "fp32"), ("cuda", "bf16"), ("cuda:1", "bf16")])
+def test_precision_follows_from_the_class_of_the_device(device: str, expected: str) -> None:
+    assert precision_on(device, "auto") == expected
+    assert [precision_on(device, chosen) for chosen in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
