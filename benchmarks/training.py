@@ -32,11 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from models import hashing
 from models.losses import class_factors, cross_entropy
-from models.networks import initial_bound
+from models.networks import Classifier
 from models.preprocessing import Signature, encode, fit_standardisation
 from models.settings import ModelSettings, TrainingSettings
-from models.training import VALIDATION_ROWS, MemberPlan, TrainingEvents, train
+from models.training import _INITIAL, VALIDATION_ROWS, MemberPlan, TrainingEvents, train
 
 FEATURES, OBJECTS, SEED = 30, ("event", "jet1", "jet2"), 1
 COLUMNS = ("values", "present", "labels", "weights", "identity")
@@ -108,27 +109,30 @@ def stacked(job: Job, events: TrainingEvents) -> list[float]:
 
 
 class Network(nn.Module):
-    """The network of one fold as a module."""
+    """The network of one fold as a module, with the initial weights that the stack gives it."""
 
     mean: Tensor
     scale: Tensor
     membership: Tensor
 
-    def __init__(self, job: Job, events: TrainingEvents, rows: Any) -> None:
+    def __init__(self, job: Job, events: TrainingEvents, chosen: MemberPlan) -> None:
         super().__init__()
         columns = (events.values, events.present, events.weights, events.labels)
-        fit = fit_standardisation(*(column[rows] for column in columns))
+        fit = fit_standardisation(*(column[chosen.training] for column in columns))
         self.register_buffer("mean", torch.from_numpy(fit.mean))
         self.register_buffer("scale", torch.from_numpy(fit.scale))
         self.register_buffer("membership", torch.from_numpy(events.signature.membership().astype(np.float32)))
         self.absent = nn.Parameter(torch.zeros(FEATURES))
         widths = (FEATURES + len(OBJECTS), *job.hidden, len(events.signature.classes))
+        classifier = Classifier(job.model, events.signature)
+        stream = hashing.key(SEED, chosen.fold, chosen.index)
+        initial = classifier.views(classifier.initial([hashing.key(stream, _INITIAL)]))
         layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
+        for position, (before, after) in enumerate(pairwise(widths)):
             linear = nn.Linear(before, after)
-            bound = initial_bound("linear" if len(layers) == 2 * len(job.hidden) else "silu", before, after)
-            nn.init.uniform_(linear.weight, -bound, bound)
-            nn.init.zeros_(linear.bias)
+            with torch.no_grad():
+                linear.weight.copy_(initial[f"weight{position}"][0].T)
+                linear.bias.copy_(initial[f"bias{position}"][0, 0])
             layers += [linear, nn.SiLU()]
         self.layers = nn.Sequential(*layers[:-1])
 
@@ -175,7 +179,7 @@ def loop(job: Job, events: TrainingEvents, batches: Callable[..., Iterable[Any]]
     losses = []
     for fold in job.folds:
         chosen = plan(job, fold, len(events.labels))
-        network = Network(job, events, chosen.training)
+        network = Network(job, events, chosen)
         training, validation = tensors(events, chosen.training), tensors(events, chosen.validation)
         divisor = min(job.batch_size, len(training))
         adam, rates = network.optimiser(job, job.epochs * math.ceil(len(training) / job.batch_size))
@@ -224,7 +228,7 @@ def lightning(job: Job, events: TrainingEvents) -> list[float]:
         chosen = plan(job, fold, len(events.labels))
         training, validation = tensors(events, chosen.training), tensors(events, chosen.validation)
         steps = job.epochs * math.ceil(len(training) / job.batch_size)
-        module = Module(Network(job, events, chosen.training), min(job.batch_size, len(training)), steps)
+        module = Module(Network(job, events, chosen), min(job.batch_size, len(training)), steps)
         trainer = peer.Trainer(
             max_epochs=job.epochs,
             accelerator="cpu",
@@ -298,7 +302,8 @@ def run(jobs: list[Job]) -> tuple[float, list[dict[str, Any]]]:
     children = []
     for job in jobs:
         command = [sys.executable, __file__, "--job", json.dumps(asdict(job))]
-        environment = os.environ | {"OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
+        # Threads that wait in a busy loop would slow two of them down several times where other work runs beside.
+        environment = os.environ | {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
     outputs = [child.communicate()[0] for child in children]
     seconds = time.monotonic() - start
@@ -365,7 +370,7 @@ def main() -> None:
     """Measure and print tables."""
     parser = argparse.ArgumentParser(description="training of all folds: stacked, in a plain loop, in Lightning")
     parser.add_argument("--folds", type=int, default=10, help="folds, one network for each; default: 10")
-    parser.add_argument("--events", type=int, default=50_000, help="training events of a network; default: 50000")
+    parser.add_argument("--events", type=int, default=25_000, help="training events of a network; default: 25000")
     parser.add_argument("--epochs", type=int, default=2, help="default: 2")
     parser.add_argument("--batch-size", type=int, default=1024, help="default: 1024")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS, help="default: all")
