@@ -1,7 +1,8 @@
 """Training time and rate of the stacked engine, against a plain PyTorch loop and Lightning.
 
-All train the same networks on the same synthetic events with the same arithmetic in float32: standardisation, learned
-absent values, presence inputs, class-balanced loss, AdamW, one-cycle schedule; no dropout, no clipping, no early end.
+All train the same networks on the same synthetic events with the same arithmetic in float32 (the stack in bf16 too):
+standardisation, learned absent values, presence inputs, class-balanced loss, AdamW, one-cycle schedule; no dropout, no
+clipping, no early end.
 Every measurement is a process of its own (or two), all in turn. See benchmarks/README.md.
 """
 # ruff: noqa: T201
@@ -36,7 +37,7 @@ from models import hashing
 from models.losses import class_factors, cross_entropy
 from models.networks import Classifier
 from models.preprocessing import Signature, encode, fit_standardisation
-from models.settings import ModelSettings, TrainingSettings
+from models.settings import ModelSettings, Precision, TrainingSettings
 from models.training import _INITIAL, VALIDATION_ROWS, MemberPlan, TrainingEvents, train
 
 FEATURES, OBJECTS, SEED = 30, ("event", "jet1", "jet2"), 1
@@ -101,10 +102,11 @@ def plan(job: Job, fold: int, events: int) -> MemberPlan:
     return MemberPlan(fold, 0, np.flatnonzero(chosen), np.flatnonzero(folds == validation))
 
 
-def stacked(job: Job, events: TrainingEvents) -> list[float]:
+def stacked(job: Job, events: TrainingEvents, precision: Precision) -> list[float]:
     """The engine of this project."""
     plans = [plan(job, fold, len(events.labels)) for fold in job.folds]
-    members = train(events, plans, job.model, job.training, SEED, device=job.device)
+    training = replace(job.training, precision=precision)
+    members = train(events, plans, job.model, training, SEED, device=job.device)
     return [member.history.validation_loss[-1] for member in members]
 
 
@@ -245,7 +247,8 @@ def lightning(job: Job, events: TrainingEvents) -> list[float]:
 
 
 ENGINES: dict[str, Callable[[Job, TrainingEvents], list[float]]] = {
-    "stacked": stacked,
+    "stacked": lambda job, events: stacked(job, events, "fp32"),
+    "bf16": lambda job, events: stacked(job, events, "bf16"),
     "loop": lambda job, events: loop(job, events, loaded),
     "gather": lambda job, events: loop(job, events, gathered),
     "lightning": lightning,
@@ -253,6 +256,8 @@ ENGINES: dict[str, Callable[[Job, TrainingEvents], list[float]]] = {
 ROWS = {
     "stacked": ("stacked", 1, 1),
     "stacked, 2 processes": ("stacked", 2, 1),
+    "stacked, bf16": ("bf16", 1, 1),
+    "stacked, bf16, 2 processes": ("bf16", 2, 1),
     "plain loop, 2 threads": ("loop", 1, 2),
     "plain loop, 2 processes": ("loop", 2, 1),
     "gathering loop, 2 processes": ("gather", 2, 1),
@@ -386,7 +391,7 @@ def main() -> None:
     if chosen.folds < 3:
         parser.error("at least 3 folds: one left out, one for validation, one to train on")
 
-    names = chosen.rows if chosen.device == "cpu" else ["stacked"]
+    names = chosen.rows if chosen.device == "cpu" else ["stacked", "stacked, bf16"]
     count = chosen.events * chosen.folds // (chosen.folds - 2) // chosen.folds * chosen.folds
     each, samples = count // chosen.folds, count * (chosen.folds - 2) * chosen.epochs
     versions = {"numpy": version("numpy"), "torch": torch.__version__}
