@@ -21,11 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import luigi
 import yaml
 
 from analysis.config import EXAMPLES
-from workflow.lineage import is_workflow
+from workflow.lineage import walk
 from workflow.store import store_folder
 from workflow.tasks import Report
 
@@ -56,26 +55,19 @@ def write_analysis(folder: Path, files: int) -> None:
 
 def fill_store(folder: Path) -> int:
     """Put stand-ins at the paths of all outputs, with a provenance each; returns the number of branches."""
-    waiting: list[Any] = [Report(analysis=str(folder))]
     seen: set[Path] = set()
     branches = 0
-    while waiting:
-        task = waiting.pop()
-        if is_workflow(task):
-            waiting += task.get_branch_tasks().values()
+    for task in walk(Report(analysis=str(folder))):
+        if task.record in seen:
             continue
-        record = task.record
-        if record in seen:
-            continue
-        seen.add(record)
+        seen.add(task.record)
         branches += hasattr(task, "branch")
         for name in task.files():
             path = task.path(name)
             (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
             if not name.endswith("/"):
                 path.touch()
-        record.write_text(json.dumps(stand_in(task), indent=1))
-        waiting += luigi.task.flatten(task.requires())
+        task.record.write_text(json.dumps(stand_in(task), indent=1))
     return branches
 
 

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,9 +166,9 @@ class Task(BuiltOnce, Generic[S]):
         """The steps and branches whose outputs `compute` reads, by name."""
         return {}
 
+    @abstractmethod
     def slice(self, config: Configuration) -> S:
         """The frozen part of the configuration that this step receives; all of it is part of the identity."""
-        raise NotImplementedError(f"{type(self).__name__} declares no slice")
 
     @property
     def belonging(self) -> str:
@@ -186,14 +187,14 @@ class Task(BuiltOnce, Generic[S]):
         """Identity of an input that no task made."""
         return None
 
+    @abstractmethod
     def files(self) -> Sequence[str]:
         """Names of the outputs within this step's folder; a name that ends with a slash is a folder."""
-        raise NotImplementedError(f"{type(self).__name__} declares no outputs")
 
     @staticmethod
+    @abstractmethod
     def compute(settings: S, given: Given, out: Path) -> None:
         """Make the outputs in the folder `out`, from the slice and what is given, and from nothing else."""
-        raise NotImplementedError("a step computes something")
 
     def made(self) -> Made:
         """What this step makes, as the steps that require it see it."""
@@ -512,9 +513,9 @@ class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
         """The identity of a branch; where earlier outputs were adopted, theirs."""
         return resolve(self.identity_of(self.parts))
 
+    @abstractmethod
     def about_branches(self) -> Sequence[Any]:
         """What each branch is about, in order of their numbers."""
-        raise NotImplementedError(f"{type(self).__name__} says nothing of its branches")
 
     def create_branch_map(self) -> list[Any]:
         """What each branch is about, as law asks for it.

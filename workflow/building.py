@@ -1,6 +1,6 @@
 """Building tasks fast: law and luigi look the same things up for every branch of a graph.
 
-A graph of 1,000 branches takes four times as long without this (benchmarks/graph.py).
+A graph of 1,000 branches takes four to six times as long without this (benchmarks/README.md).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -109,9 +110,9 @@ _failures: list[UserError] = []
 class GroupProxy(law.workflow.base.BaseWorkflowProxy):
     """Hands the branches of a workflow that are not complete to an executor, in groups, and shows progress."""
 
+    @abstractmethod
     def executor(self) -> Executor:
         """The executor of this workflow type, started when it is first needed."""
-        raise NotImplementedError(f"{type(self).__name__} names no executor")
 
     def complete(self) -> bool:
         """A workflow is complete when each of its branches is, deeply."""
