@@ -75,12 +75,10 @@ class Pool:
     folds: npt.NDArray[np.int16]
     statistics: Sequence[Mapping[str, Any]]
 
-    def rows(self, network: int, count: int, scheme: Scheme) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows that one network trains on and stops on."""
+    def uses(self, network: int, count: int, scheme: Scheme) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Which events one network trains on and stops on, bool [N] each."""
         role = roles(network, count, scheme)
-        training = np.flatnonzero(np.isin(self.folds, role.training))
-        stopping = np.flatnonzero(self.folds == role.stopping)
-        return training, stopping
+        return np.isin(self.folds, role.training), np.asarray(self.folds == role.stopping)
 
 
 def prepare(table: EventTable, settings: PoolSettings) -> Pool:
@@ -194,9 +192,9 @@ def save_pool(pool: Pool, folder: Path) -> None:
 
 
 def load_pool(folder: Path) -> Pool:
-    """Map a pool into memory."""
+    """Map a pool into memory; processes on one machine share the pages."""
     description = json.loads((folder / "pool.json").read_text())
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
     return Pool(
         features=tuple(description["features"]),
         objects=tuple(description["objects"]),

@@ -34,11 +34,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from models import hashing
+from models.events import TrainingEvents
 from models.losses import class_factors, cross_entropy
+from models.members import MemberPlan
 from models.networks import Classifier
 from models.preprocessing import Signature, encode, fit_standardisation
 from models.settings import ModelSettings, Precision, TrainingSettings
-from models.training import _INITIAL, VALIDATION_ROWS, MemberPlan, TrainingEvents, train
+from models.stack import _INITIAL, VALIDATION_ROWS
+from models.training import train
 
 FEATURES, OBJECTS, SEED = 30, ("event", "jet1", "jet2"), 1
 COLUMNS = ("values", "present", "labels", "weights", "identity")
@@ -82,7 +85,7 @@ def write_events(folder: str, count: int) -> None:
     lacks = random.random((count, len(OBJECTS))) < ABSENT
     present = ~np.repeat(lacks, FEATURES // len(OBJECTS), axis=1)
     weights = random.uniform(0.5, 1.5, count)
-    identity = random.integers(0, 2**64, count, dtype=np.uint64)
+    identity = np.sort(random.integers(0, 2**64, count, dtype=np.uint64))
     for name, column in zip(COLUMNS, (values, present, labels, weights, identity), strict=True):
         np.save(f"{folder}/{name}.npy", column)
 
@@ -99,14 +102,14 @@ def plan(job: Job, fold: int, events: int) -> MemberPlan:
     folds = np.arange(events) % job.of
     validation = (fold + 1) % job.of
     chosen = (folds != fold) & (folds != validation)
-    return MemberPlan(fold, 0, np.flatnonzero(chosen), np.flatnonzero(folds == validation))
+    return MemberPlan(fold, 0, chosen, folds == validation, job.model, job.training, SEED)
 
 
 def stacked(job: Job, events: TrainingEvents, precision: Precision) -> list[float]:
     """The engine of this project."""
-    plans = [plan(job, fold, len(events.labels)) for fold in job.folds]
     training = replace(job.training, precision=precision)
-    members = train(events, plans, job.model, training, SEED, device=job.device)
+    plans = [replace(plan(job, fold, len(events.labels)), settings=training) for fold in job.folds]
+    members = train(events, plans, device=job.device)
     return [member.history.validation_loss[-1] for member in members]
 
 
@@ -141,7 +144,7 @@ class Network(nn.Module):
     def forward(self, values: Tensor, present: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """The sum of the losses of a batch."""
         logits = self.layers(encode(values, present, (self.mean, self.scale), self.absent, self.membership))
-        return cross_entropy(logits.unsqueeze(0), labels.unsqueeze(0), weights.unsqueeze(0))[0]
+        return cross_entropy(logits[None, None], labels.unsqueeze(0), weights.unsqueeze(0))[0]
 
     def optimiser(self, job: Job, steps: int) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
         """AdamW, which decays matrices only, and its schedule."""
@@ -193,7 +196,7 @@ def loop(job: Job, events: TrainingEvents, batches: Callable[..., Iterable[Any]]
                 adam.step()
                 rates.step()
             with torch.no_grad():
-                total = sum(network(*batch).item() for batch in batches(validation, VALIDATION_ROWS, False))
+                total = sum(network(*batch).item() for batch in batches(validation, VALIDATION_ROWS["cpu"], False))
             if total < best:
                 best, parameters = total, {name: value.clone() for name, value in network.state_dict().items()}
         losses.append(total / len(validation))
@@ -241,7 +244,7 @@ def lightning(job: Job, events: TrainingEvents) -> list[float]:
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(module, loaded(training, job.batch_size, True), loaded(validation, VALIDATION_ROWS, False))
+        trainer.fit(module, loaded(training, job.batch_size, True), loaded(validation, VALIDATION_ROWS["cpu"], False))
         losses.append(module.total / len(validation))
     return losses
 

@@ -1,32 +1,45 @@
-"""Checkpoints: where a network's training stood at the end of an epoch, so that a run that was killed goes on there.
+"""Checkpoints: where a network's training stood after a step, so that a run that was killed goes on there.
 
-All else follows from the seed and the epoch (`models.hashing`): a training that goes on ends with the same bits as one
-that was left alone. Checkpoints are safetensors: reading one executes nothing.
+All else follows from the seed, the epoch and the step (`models.hashing`): a training that goes on ends with the same
+bits as one that was left alone. Checkpoints are safetensors: reading one executes nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-FORMAT = 1
+FORMAT = 2
 """Version of the format; a checkpoint of another version is not gone on from."""
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 
+class Place(NamedTuple):
+    """How far a training is."""
+
+    epochs: int
+    """Epochs done."""
+    window: int
+    """Windows of the next epoch done."""
+    step: int
+    """Steps done in the window after them."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """One network at the end of an epoch.
+    """One network after a step.
 
     Attributes:
-        epochs: Epochs done.
+        place: How far its training is.
+        running: Training loss of the next epoch so far, summed over events.
+        seen: The number of these events.
         ended: Whether its training has ended, with its best epoch behind it.
-        steps: Steps of the optimiser done.
+        steps: Steps of the optimiser done in all.
         parameters: float32 ``[P]``.
         best: Those of the best epoch so far, float32 ``[P]``.
         first: Running mean of the gradients, float32 ``[P]``.
@@ -36,7 +49,9 @@ class Checkpoint:
         learning_rate: Likewise.
     """
 
-    epochs: int
+    place: Place
+    running: float
+    seen: float
     ended: bool
     steps: float
     parameters: Floats
@@ -52,7 +67,8 @@ class Checkpoint:
         from safetensors.numpy import save
 
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return save({**arrays, "state": np.array([FORMAT, self.epochs, self.ended, self.steps], dtype=np.float64)})
+        numbers = [*self.place, self.running, self.seen, self.ended, self.steps]
+        return save({**arrays, "state": np.array([FORMAT, *numbers], dtype=np.float64)})
 
     @staticmethod
     def from_bytes(content: bytes) -> Checkpoint:
@@ -66,12 +82,20 @@ class Checkpoint:
 
         try:
             arrays = load(content)
-            version, epochs, ended, steps = arrays.pop("state")
+            version, *numbers = arrays.pop("state")
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"no checkpoint: {error}") from error
         if version != FORMAT:
             raise ValueError(f"a checkpoint of version {version:g}; expected {FORMAT}")
-        return Checkpoint(int(epochs), bool(ended), float(steps), **arrays)
+        epochs, window, step, running, seen, ended, steps = numbers
+        return Checkpoint(
+            place=Place(int(epochs), int(window), int(step)),
+            running=float(running),
+            seen=float(seen),
+            ended=bool(ended),
+            steps=float(steps),
+            **arrays,
+        )
 
 
 class Checkpoints(Protocol):
@@ -81,7 +105,10 @@ class Checkpoints(Protocol):
         """Where a network stood; None to begin anew."""
 
     def due(self) -> bool:
-        """Whether it is time for the next ones; asked once at the end of every epoch."""
+        """Whether it is time for the next ones; asked after every step."""
 
     def save(self, order: int, checkpoint: Checkpoint) -> None:
         """Keep where a network stands, in place of what was kept before."""
+
+    def saved(self) -> None:
+        """All that were due have been kept; may raise to end the training there."""

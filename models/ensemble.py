@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.members import History, TrainedMember
 from models.networks import Classifier, stack_statistics
 from models.preprocessing import Signature, Standardisation
 from models.settings import ModelSettings, TrainingSettings
-from models.training import History, TrainedMember, single_threaded
+from models.training import single_threaded
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file format; a file of another version is refused."""
 BLOCK = 1024
 """Events that are predicted at once. Blocks are padded: the shape decides how products are summed."""
@@ -62,12 +63,15 @@ class Ensemble:
         """The fold that each member left out, ``[M]``."""
         return np.array([member.fold for member in self.members], dtype=np.int64)
 
-    def stacked(self) -> tuple[Classifier, dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    def stacked(
+        self, device: str = "cpu"
+    ) -> tuple[Classifier, dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
         """Return the network, its parameters ``[M, ...]`` by name, and means and scales ``[M, 1, F]``."""
-        names = self.members[0].parameters
-        views = {name: torch.from_numpy(np.stack([m.parameters[name] for m in self.members])) for name in names}
-        statistics = stack_statistics([member.standardisation for member in self.members])
-        return Classifier(self.members[0].model, self.signature), views, statistics
+        classifier = Classifier(self.members[0].model, self.signature, device)
+        rows = {p.name: np.stack([member.parameters[p.name] for member in self.members]) for p in classifier.parameters}
+        views = {name: torch.from_numpy(stacked).to(device) for name, stacked in rows.items()}  # (M, ...) each
+        mean, scale = stack_statistics([member.standardisation for member in self.members])  # (M, 1, F) each
+        return classifier, views, (mean.to(device), scale.to(device))
 
 
 def save_member(path: str | Path, member: TrainedMember) -> None:
@@ -165,9 +169,7 @@ def predict(
     if not np.isfinite(clean).all():
         row, column = np.argwhere(~np.isfinite(clean))[0]
         raise ValueError(f"Event {row}: {ensemble.signature.features[column]} is {clean[row, column]}, not finite.")
-    classifier, views, statistics = ensemble.stacked()
-    views = {name: view.to(device) for name, view in views.items()}
-    statistics = (statistics[0].to(device), statistics[1].to(device))
+    classifier, views, statistics = ensemble.stacked(device)
     members, classes = len(ensemble.members), len(ensemble.signature.classes)
     probabilities = np.empty((members, len(values), classes), dtype=np.float32)
     with single_threaded(), torch.inference_mode():
@@ -178,8 +180,8 @@ def predict(
             block[0, :count] = clean[start : start + count]
             known[0, :count] = present[start : start + count]
             inputs = (torch.from_numpy(block).to(device), torch.from_numpy(known).to(device))  # (1, B, F) each
-            logits = classifier.logits(views, statistics, *inputs)  # (M, B, C)
-            probabilities[:, start : start + count] = torch.softmax(logits, dim=-1)[:, :count].cpu().numpy()
+            found = classifier.probabilities(views, statistics, *inputs)  # (M, B, C)
+            probabilities[:, start : start + count] = found[:, :count].cpu().numpy()
     return probabilities
 
 

@@ -42,8 +42,8 @@ class _Routed(nn.Module):
     def forward(self, features: Tensor, fold: Tensor) -> tuple[Tensor, Tensor]:
         present = ~torch.isnan(features).unsqueeze(0)  # (1, N, F)
         views = {parameter.name: self.views[parameter.name] for parameter in self.classifier.parameters}
-        logits = self.classifier.logits(views, (self.mean, self.scale), features.unsqueeze(0), present)  # (M, N, C)
-        probabilities = torch.softmax(logits, dim=-1)  # (M, N, C)
+        statistics = (self.mean, self.scale)  # (M, 1, F) each
+        probabilities = self.classifier.probabilities(views, statistics, features.unsqueeze(0), present)  # (M, N, C)
         chosen = (fold.unsqueeze(0) == self.folds.unsqueeze(1)).to(probabilities.dtype)  # (M, N)
         # Without a network of that fold 0 / 0 makes the routed score NaN: no score is better than a wrong one.
         routed = (probabilities * chosen.unsqueeze(-1)).sum(dim=0) / chosen.sum(dim=0).unsqueeze(-1)  # (N, C)

@@ -60,14 +60,14 @@ def uniform(stream: int, count: int) -> Tensor:
     return (bits >> 11).bitwise_and_(2**53 - 1).to(torch.float64) * 2.0**-53
 
 
-def keep_mask(streams: Tensor, rows: int, units: int, drop: float) -> Tensor:
+def keep_mask(streams: Tensor, rows: int, units: int, drop: Tensor) -> Tensor:
     """Draw dropout masks: zero with the given probability, else 1 / (1 - drop).
 
     Args:
         streams: Keys ``[M]``, int64: one per network (and step and layer).
         rows: Events in a batch.
         units: Hidden units.
-        drop: Probability of zero, kept to a precision of 2⁻¹⁶.
+        drop: Probability of zero for each network ``[M]``, kept to a precision of 2⁻¹⁶.
 
     Returns:
         float32 ``[M, rows, units]``.
@@ -75,8 +75,9 @@ def keep_mask(streams: Tensor, rows: int, units: int, drop: float) -> Tensor:
     words = -(-rows * units // 4)  # each hash serves four units with 16 bits each
     counters = torch.arange(words, device=streams.device) * _signed(_GOLDEN)  # (words,)
     bits = splitmix64(counters + streams.unsqueeze(1)).view(torch.int16)  # (M, 4·words)
-    threshold = round(drop * 2**16) - 2**15
-    mask = (bits >= threshold).to(torch.float32).mul_(1 / (1 - drop))  # (M, 4·words)
+    threshold = ((drop * 2**16).round() - 2**15).to(torch.int16).unsqueeze(1)  # (M, 1)
+    scale = (1 / (1 - drop)).to(torch.float32).unsqueeze(1)  # (M, 1)
+    mask = (bits >= threshold).to(torch.float32).mul_(scale)  # (M, 4·words)
     return mask[:, : rows * units].reshape(len(streams), rows, units)
 
 

@@ -10,22 +10,23 @@ from torch.nn import functional
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Sum the weighted cross-entropy over the events of each member: -Σ w ln p(label).
+    """Sum the weighted cross-entropy over the events of each member: -Σ w ln p(label), averaged over its submodels.
 
     Weights keep their sign. Events of negative weight push their own class's probability down, as they take away
     from its density.
 
     Args:
-        logits: ``[M, B, C]``.
+        logits: ``[M, K, B, C]``.
         labels: int64 ``[M, B]``.
         weights: ``[M, B]``.
 
     Returns:
         ``[M]``, in nats times the unit of the weights.
     """
-    logarithms = functional.log_softmax(logits, dim=-1)  # (M, B, C)
-    chosen = torch.gather(logarithms, -1, labels.unsqueeze(-1)).squeeze(-1)  # (M, B)
-    return -(weights * chosen).sum(dim=1)  # (M,)
+    logarithms = functional.log_softmax(logits, dim=-1)  # (M, K, B, C)
+    places = labels[:, None, :, None].expand(-1, logits.shape[1], -1, 1)  # (M, K, B, 1)
+    chosen = torch.gather(logarithms, -1, places).squeeze(-1)  # (M, K, B)
+    return -(weights.unsqueeze(1) * chosen).sum(dim=2).mean(dim=1)  # (M,)
 
 
 def class_factors(

@@ -3,15 +3,18 @@
 A network type is a class that names its parameters and computes its logits; `NETWORKS` lists them by their name in
 the configuration. `Classifier` puts the preprocessing in front and keeps all parameters of a member in one flat row,
 so that clipping, optimiser, best snapshots and stopping act on one ``[M, P]`` tensor.
+
+In the shape comments M is the number of members, K that of the submodels of each (1, unless the type is ``tabm``), B
+that of the events, F that of the features, O that of the objects, H a width and C the number of classes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -40,6 +43,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": _linear,
 }
 _SATURATING = ("tanh", "sigmoid", "linear")
+_EPSILON = 1e-5  # of normalisations, as in torch
+_MOMENTUM = 0.1  # share of a batch in the running statistics, as in torch
 
 
 @dataclass(frozen=True)
@@ -49,34 +54,56 @@ class Parameter:
     Attributes:
         name: Its name, unique within the network.
         shape: Its shape without the member axis.
-        bound: Initial values are uniform in [-bound, bound].
+        start: ``uniform``: initial values are uniform in [centre - bound, centre + bound]; ``signs``: -1 or 1.
+        centre: See ``start``.
+        bound: See ``start``.
         decays: Whether weight decay acts on it.
+        trained: Whether it follows gradients; otherwise the network changes it as it sees events.
     """
 
     name: str
     shape: tuple[int, ...]
+    start: Literal["uniform", "signs"] = "uniform"
+    centre: float = 0.0
     bound: float = 0.0
     decays: bool = False
+    trained: bool = True
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    def initial(self, stream: int) -> Tensor:
+        """Draw its first values, float64 ``[size]``, from the key of a stream."""
+        draws = 2 * hashing.uniform(stream, self.size) - 1
+        return draws.sign() if self.start == "signs" else self.centre + draws * self.bound
 
 
 @dataclass(frozen=True)
-class Dropout:
-    """Dropout whose masks follow from one key per member and step, not from a generator's state.
+class Step:
+    """What a step of training brings to the networks beside its events; without one they evaluate.
+
+    Dropout masks follow from one key per member and step, not from a generator's state.
 
     Attributes:
         keys: int64 ``[M]``.
-        rate: Share of units set to zero.
+        drop: Shares of units set to zero, float64 ``[M]``; ``None`` if no member drops any.
+        real: Which rows of a batch are events, not padding: bool ``[M, B]``.
+        moved: What becomes of parameters that are not trained, by name; filled by the network.
     """
 
     keys: Tensor
-    rate: float
+    drop: Tensor | None
+    real: Tensor
+    moved: dict[str, Tensor] = field(default_factory=dict)
 
-    def __call__(self, hidden: Tensor, layer: int) -> Tensor:
-        """Drop units of one layer's output ``[M, B, H]``."""
-        if self.rate == 0:
+    def dropout(self, hidden: Tensor, layer: int) -> Tensor:
+        """Drop units of one layer's output ``[M, K·B, H]``."""
+        if self.drop is None:
             return hidden
         streams = hashing.splitmix64(self.keys + layer)  # (M,)
-        mask = hashing.keep_mask(streams, hidden.shape[1], hidden.shape[2], self.rate)  # (M, B, H)
+        mask = hashing.keep_mask(streams, hidden.shape[1], hidden.shape[2], self.drop)  # (M, K·B, H)
         return hidden * mask.to(hidden.dtype)
 
 
@@ -87,37 +114,143 @@ class Network(Protocol):
     def parameters(self) -> tuple[Parameter, ...]:
         """The parameters of one member."""
 
-    def logits(self, parameters: Mapping[str, Tensor], inputs: Tensor, dropout: Dropout | None) -> Tensor:
-        """Return ``[M, B, outputs]`` from parameters ``[M, ...]`` and inputs ``[M, B, inputs]``."""
+    def logits(self, parameters: Mapping[str, Tensor], inputs: Tensor, step: Step | None) -> Tensor:
+        """Return ``[M, K, B, outputs]`` from parameters ``[M, ...]`` and inputs ``[M, B, inputs]``."""
 
 
 class Dense:
-    """Fully connected layers with one activation, and dropout after each of them."""
+    """Fully connected layers, each with a normalisation, an activation and dropout behind it."""
 
     def __init__(self, settings: ModelSettings, inputs: int, outputs: int) -> None:
+        self.settings = settings
         self.activation = ACTIVATIONS[settings.activation]
-        self.depth = len(settings.hidden)
-        widths = (inputs, *settings.hidden, outputs)
+        self.submodels = settings.submodels if settings.type == "tabm" else 1
+        self.depth, self.outputs = len(settings.hidden), outputs
         parameters: list[Parameter] = []
-        for layer, (before, after) in enumerate(pairwise(widths)):
-            bound = initial_bound("linear" if layer == self.depth else settings.activation, before, after)
-            parameters.append(Parameter(f"weight{layer}", (before, after), bound, decays=True))
-            parameters.append(Parameter(f"bias{layer}", (1, after)))
+        for layer, (before, after) in enumerate(pairwise((inputs, *settings.hidden))):
+            parameters += self.layer(layer, before, after, initial_bound(settings.activation, before, after))
+            parameters += self.normalisation(layer, after)
+        before = (inputs, *settings.hidden)[-1]
+        parameters += self.head(before, initial_bound("linear", before, outputs))
         self.parameters = tuple(parameters)
 
-    def logits(self, parameters: Mapping[str, Tensor], inputs: Tensor, dropout: Dropout | None) -> Tensor:
-        """Return the logits ``[M, B, outputs]``."""
-        hidden = inputs  # (M, B, inputs)
+    def layer(self, layer: int, before: int, after: int, bound: float) -> list[Parameter]:
+        """The parameters of one hidden layer."""
+        return [
+            Parameter(f"weight{layer}", (before, after), bound=bound, decays=True),
+            Parameter(f"bias{layer}", (1, after)),
+        ]
+
+    def normalisation(self, layer: int, width: int) -> list[Parameter]:
+        """The parameters of the normalisation behind it."""
+        kind, shape = self.settings.normalisation, (self.submodels, width)
+        if kind == "none":
+            return []
+        affine = [Parameter(f"gain{layer}", shape, centre=1.0), Parameter(f"shift{layer}", shape)]
+        if kind == "layer":
+            return affine
+        running = Parameter(f"mean{layer}", shape, trained=False)
+        return [*affine, running, Parameter(f"variance{layer}", shape, centre=1.0, trained=False)]
+
+    def head(self, before: int, bound: float) -> list[Parameter]:
+        """The parameters of the last layer."""
+        return self.layer(self.depth, before, self.outputs, bound)
+
+    def logits(self, parameters: Mapping[str, Tensor], inputs: Tensor, step: Step | None) -> Tensor:
+        """Return the logits ``[M, K, B, outputs]``."""
+        hidden = inputs.repeat(1, self.submodels, 1) if self.submodels > 1 else inputs  # (M, K·B, inputs)
         for layer in range(self.depth):
-            weight, bias = parameters[f"weight{layer}"], parameters[f"bias{layer}"]  # (M, H, H'), (M, 1, H')
-            hidden = self.activation(torch.baddbmm(bias, hidden, weight))  # (M, B, H')
-            if dropout is not None:
-                hidden = dropout(hidden, layer)  # (M, B, H')
-        last = self.depth
-        return torch.baddbmm(parameters[f"bias{last}"], hidden, parameters[f"weight{last}"])  # (M, B, outputs)
+            hidden = self.linear(parameters, layer, hidden)  # (M, K·B, H)
+            hidden = self.normalised(parameters, layer, hidden, step)  # (M, K·B, H)
+            hidden = self.activation(hidden)  # (M, K·B, H)
+            if step is not None:
+                hidden = step.dropout(hidden, layer)  # (M, K·B, H)
+        last = self.last(parameters, hidden)  # (M, K·B, outputs)
+        return last.view(len(last), self.submodels, -1, self.outputs)  # (M, K, B, outputs)
+
+    def linear(self, parameters: Mapping[str, Tensor], layer: int, hidden: Tensor) -> Tensor:
+        """One matrix product: ``[M, K·B, H']`` from ``[M, K·B, H]``."""
+        return torch.baddbmm(parameters[f"bias{layer}"], hidden, parameters[f"weight{layer}"])  # (M, K·B, H')
+
+    def last(self, parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+        """The last layer: ``[M, K·B, outputs]`` from ``[M, K·B, H]``."""
+        return self.linear(parameters, self.depth, hidden)
+
+    def normalised(self, parameters: Mapping[str, Tensor], layer: int, hidden: Tensor, step: Step | None) -> Tensor:
+        """Shift and scale units ``[M, K·B, H]`` by moments over the batch or over the units of an event."""
+        kind = self.settings.normalisation
+        if kind == "none":
+            return hidden
+        units = hidden.view(len(hidden), self.submodels, -1, hidden.shape[-1]).float()  # (M, K, B, H)
+        if kind == "layer":
+            variance, mean = torch.var_mean(units, dim=-1, correction=0, keepdim=True)  # (M, K, B, 1) each
+        elif step is None:
+            mean, variance = (parameters[f"{name}{layer}"].unsqueeze(2) for name in ("mean", "variance"))
+        else:
+            mean, variance = self.batch_moments(parameters, layer, units, step)  # (M, K, 1, H) each
+        gain, shift = (parameters[f"{name}{layer}"].unsqueeze(2) for name in ("gain", "shift"))  # (M, K, 1, H) each
+        normal = (units - mean) * torch.rsqrt(variance + _EPSILON)  # (M, K, B, H)
+        return (normal * gain + shift).to(hidden.dtype).view(hidden.shape)  # (M, K·B, H)
+
+    def batch_moments(
+        self, parameters: Mapping[str, Tensor], layer: int, units: Tensor, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each unit over the events of a batch; moves the running ones."""
+        real = step.real[:, None, :, None].to(units.dtype)  # (M, 1, B, 1)
+        count = real.sum(dim=2, keepdim=True)  # (M, 1, 1, 1)
+        mean = (units * real).sum(dim=2, keepdim=True) / count.clamp(min=1)  # (M, K, 1, H)
+        squares = ((units - mean) * real).square().sum(dim=2, keepdim=True)  # (M, K, 1, H)
+        unbiased = squares.detach() / (count - 1).clamp(min=1)  # (M, K, 1, H)
+        share = _MOMENTUM * (count > 0).to(units.dtype).squeeze(2)  # (M, 1, 1); 0 where a member stands still
+        for name, found in ((f"mean{layer}", mean.detach()), (f"variance{layer}", unbiased)):
+            running = parameters[name]  # (M, K, H)
+            step.moved[name] = running + share * (found.squeeze(2) - running)  # (M, K, H)
+        return mean, squares / count.clamp(min=1)
 
 
-NETWORKS: dict[str, Callable[[ModelSettings, int, int], Network]] = {"dense": Dense}
+class TabM(Dense):
+    """Submodels that share matrices, each with its own scales of inputs and outputs, biases and last layer.
+
+    Layer l of submodel k is ((x ∘ r_k) W ∘ s_k) + b_k (arXiv 2410.24210, section 3, "TabM"): the first r start as
+    random signs, which makes the submodels differ, all other scales as 1. All submodels of a member see the same
+    batches; its loss and its probabilities are the means of theirs.
+    """
+
+    def layer(self, layer: int, before: int, after: int, bound: float) -> list[Parameter]:
+        """One matrix, and scales and biases for each submodel."""
+        count = self.submodels
+        first: Literal["signs", "uniform"] = "signs" if layer == 0 else "uniform"
+        return [
+            Parameter(f"weight{layer}", (before, after), bound=bound, decays=True),
+            Parameter(f"input{layer}", (count, before), start=first, centre=1.0),
+            Parameter(f"output{layer}", (count, after), centre=1.0),
+            Parameter(f"bias{layer}", (count, after)),
+        ]
+
+    def head(self, before: int, bound: float) -> list[Parameter]:
+        """A last layer for each submodel."""
+        return [
+            Parameter(f"weight{self.depth}", (self.submodels, before, self.outputs), bound=bound, decays=True),
+            Parameter(f"bias{self.depth}", (self.submodels, 1, self.outputs)),
+        ]
+
+    def linear(self, parameters: Mapping[str, Tensor], layer: int, hidden: Tensor) -> Tensor:
+        """One product of all submodels with the matrix that they share."""
+        before, after, bias = (parameters[f"{name}{layer}"].unsqueeze(2) for name in ("input", "output", "bias"))
+        parts = hidden.view(len(hidden), self.submodels, -1, hidden.shape[-1]) * before  # (M, K, B, H)
+        product = torch.bmm(parts.view(hidden.shape), parameters[f"weight{layer}"])  # (M, K·B, H')
+        parts = product.view(*parts.shape[:3], -1) * after + bias  # (M, K, B, H')
+        return parts.view(product.shape)  # (M, K·B, H')
+
+    def last(self, parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+        """One product for each submodel."""
+        weight, bias = parameters[f"weight{self.depth}"], parameters[f"bias{self.depth}"]  # (M, K, H, C), (M, K, 1, C)
+        own = hidden.view(len(hidden) * self.submodels, -1, hidden.shape[-1])  # (M·K, B, H)
+        last = torch.baddbmm(bias.flatten(0, 1), own, weight.flatten(0, 1))  # (M·K, B, C)
+        return last.view(len(hidden), -1, self.outputs)  # (M, K·B, C)
+
+
+NETWORKS: dict[str, Callable[[ModelSettings, int, int], Network]] = {"dense": Dense, "tabm": TabM}
 
 
 def initial_bound(activation: str, inputs: int, outputs: int) -> float:
@@ -138,26 +271,34 @@ def initial_bound(activation: str, inputs: int, outputs: int) -> float:
 
 
 class Classifier:
-    """Preprocessing and network of a stack of members, as functions of one parameter row per member."""
+    """Preprocessing and network of a stack of members, as functions of one parameter row per member.
 
-    def __init__(self, settings: ModelSettings, signature: Signature) -> None:
+    Attributes:
+        settings: What the network is.
+        parameters: In the order of a row: those that decay, the others that are trained, those that are not.
+        decaying: How many numbers of a row decay.
+        trained: How many are trained, those that decay among them.
+        size: How many there are.
+    """
+
+    def __init__(self, settings: ModelSettings, signature: Signature, device: str = "cpu") -> None:
         """Lay out the parameters.
 
         Args:
             settings: What the network is.
             signature: Features, objects and classes.
+            device: torch's name of the device on which the logits will be computed.
         """
         features, objects = len(signature.features), len(signature.objects)
         self.settings = settings
         self.network = NETWORKS[settings.type](settings, features + objects, len(signature.classes))
         # Absent values start from 0, the mean of the present ones.
-        self.parameters = (Parameter("absent", (1, features)), *self.network.parameters)
-        self.membership = torch.from_numpy(signature.membership().astype(np.float32))  # (F, O)
-
-    @property
-    def size(self) -> int:
-        """The number of parameters of one member."""
-        return sum(math.prod(parameter.shape) for parameter in self.parameters)
+        parameters = (Parameter("absent", (1, features)), *self.network.parameters)
+        self.parameters = tuple(sorted(parameters, key=lambda p: (not p.decays, not p.trained)))
+        self.decaying = sum(parameter.size for parameter in parameters if parameter.decays)
+        self.trained = sum(parameter.size for parameter in parameters if parameter.trained)
+        self.size = sum(parameter.size for parameter in parameters)
+        self.membership = torch.from_numpy(signature.membership().astype(np.float32)).to(device)  # (F, O)
 
     def initial(self, streams: Sequence[int]) -> Tensor:
         """Draw initial parameters.
@@ -170,25 +311,23 @@ class Classifier:
         """
         rows = []
         for stream in streams:
-            parts = []
-            for position, parameter in enumerate(self.parameters):
-                draws = hashing.uniform(hashing.key(stream, position), math.prod(parameter.shape))
-                parts.append((2 * draws - 1) * parameter.bound)
+            parts = [p.initial(hashing.key(stream, position)) for position, p in enumerate(self.parameters)]
             rows.append(torch.cat(parts).to(torch.float32))
         return torch.stack(rows)  # (M, P)
 
-    def decays(self) -> Tensor:
-        """Return where weight decay acts: float32 ``[P]`` of 0 and 1."""
-        parts = [torch.full((math.prod(p.shape),), float(p.decays)) for p in self.parameters]
-        return torch.cat(parts)
+    def views(self, rows: Tensor, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Cut parameter rows ``[M, P]`` into named views ``[M, ...]`` that share their memory.
 
-    def views(self, rows: Tensor) -> dict[str, Tensor]:
-        """Cut parameter rows ``[M, P]`` into named views ``[M, ...]`` that share their memory."""
+        Args:
+            rows: The parameters.
+            dtype: Type of the network's trained parameters, which are then copies.
+        """
         views, start = {}, 0
         for parameter in self.parameters:
-            stop = start + math.prod(parameter.shape)
-            views[parameter.name] = rows[:, start:stop].view(-1, *parameter.shape)  # (M, ...)
-            start = stop
+            view = rows[:, start : start + parameter.size].view(-1, *parameter.shape)  # (M, ...)
+            rounds = dtype is not None and parameter.trained and parameter.name != "absent"
+            views[parameter.name] = view.to(dtype) if rounds else view
+            start += parameter.size
         return views
 
     def logits(
@@ -197,29 +336,30 @@ class Classifier:
         statistics: tuple[Tensor, Tensor],
         values: Tensor,
         present: Tensor,
-        dropout: Dropout | None = None,
-        *,
-        dtype: torch.dtype | None = None,
+        step: Step | None = None,
     ) -> Tensor:
-        """Compute the logits of all members.
+        """Compute the logits of all members. The network behind the preprocessing computes in its parameters' type.
 
         Args:
             views: Parameters by name, ``[M, ...]``.
             statistics: Mean and scale of the standardisation, ``[M, 1, F]`` each.
             values: Features ``[M, B, F]``, or ``[1, B, F]`` for the same events in all networks.
             present: bool, like ``values``.
-            dropout: This step's dropout; ``None`` to evaluate.
-            dtype: Type in which the network behind the preprocessing computes; ``None`` for that of the parameters.
+            step: The step of training; ``None`` to evaluate.
 
         Returns:
-            ``[M, B, classes]``.
+            ``[M, K, B, classes]``, in the type of the statistics.
         """
-        membership = self.membership.to(statistics[0])  # (F, O)
+        membership = self.membership.to(statistics[0].dtype)  # (F, O)
         inputs = encode(values, present, statistics, views["absent"], membership)  # (M, B, F + O)
-        if dtype is None:
-            return self.network.logits(views, inputs, dropout)  # (M, B, classes)
-        rounded = {name: view.to(dtype) for name, view in views.items()}  # (M, ...) each
-        return self.network.logits(rounded, inputs.to(dtype), dropout).to(inputs.dtype)  # (M, B, classes)
+        kind = next(iter(views.values())).dtype
+        return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, classes)
+
+    def probabilities(
+        self, views: Mapping[str, Tensor], statistics: tuple[Tensor, Tensor], values: Tensor, present: Tensor
+    ) -> Tensor:
+        """Compute the probabilities of all members, means over their submodels: ``[M, B, classes]``."""
+        return torch.softmax(self.logits(views, statistics, values, present), dim=-1).mean(dim=1)
 
 
 def stack_statistics(fits: Sequence[Standardisation]) -> tuple[Tensor, Tensor]:

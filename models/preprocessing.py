@@ -6,6 +6,7 @@ one presence input for each object tells it which objects are there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 
 CLIP = 3.0
 """Where the smooth clip of standardised values levels off."""
+CHUNK = 2048
+"""Events whose moments are summed at once: they stay in the processor's cache."""
 LARGEST = 1e6
 """Beyond this a standardised value is level with the clip, and its square would leave float32's range in the end."""
 
@@ -76,30 +79,58 @@ def fit_standardisation(
     weights: npt.NDArray[np.float64],
     labels: npt.NDArray[np.int64],
 ) -> Standardisation:
-    """Fit the weighted mean and standard deviation of each feature over its present values.
+    """Fit the standardisation of one network to all events: see `fit_standardisations`."""
+    return fit_standardisations(values, present, weights, labels, [np.ones(len(labels), dtype=np.bool_)])[0]
 
-    Events count with \\|w\\|, scaled such that each class sums to the same: a variance needs weights of one sign.
+
+def fit_standardisations(
+    values: npt.NDArray[np.float32],
+    present: npt.NDArray[np.bool_],
+    weights: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    uses: Sequence[npt.NDArray[np.bool_]],
+) -> list[Standardisation]:
+    """Fit the weighted mean and standard deviation of each feature over its present values, for several networks.
+
+    Events count with \\|w\\|, scaled such that each class sums to the same: a variance needs weights of one sign. The
+    events are read once for all networks, in chunks; each network sums on its own, so that nothing of its fit depends
+    on the others.
 
     Args:
-        values: Features ``[N, F]``; absent entries may hold anything.
+        values: Features ``[N, F]``; absent entries, and those of events that no network uses, may hold anything.
         present: Which values are there, ``[N, F]``.
         weights: Physics weights ``[N]``, signed.
         labels: Class of each event, ``[N]``.
+        uses: For each network, which events it trains on, ``[N]``.
 
     Returns:
-        The statistics. A feature that is constant to float32 precision has scale 1; one that is never present has mean
-        0 and an infinite scale, and counts as absent wherever the network meets it: its weights have learned nothing.
+        The statistics of each. A feature that is constant to float32 precision has scale 1; one that is never present
+        has mean 0 and an infinite scale, and counts as absent wherever the network meets it: its weights have learned
+        nothing.
     """
-    sizes = np.abs(weights)
-    sums = np.bincount(labels, weights=sizes)
-    balanced = sizes / np.where(sums > 0, sums, 1.0)[labels]  # (N,)
-    mass = np.where(present, balanced[:, np.newaxis], 0.0)  # (N, F)
-    known = np.where(present, values, 0).astype(np.float64)  # (N, F)
-    total = mass.sum(axis=0)  # (F,)
-    divisor = np.where(total > 0, total, 1.0)  # (F,)
-    mean = (mass * known).sum(axis=0) / divisor  # (F,)
-    variance = (mass * (known - mean) ** 2).sum(axis=0) / divisor  # (F,)
-    spread = np.sqrt(variance)
+    features = values.shape[1]
+    classes = int(labels.max()) + 1
+    sizes = [np.bincount(labels[use], weights=np.abs(weights[use]), minlength=classes) for use in uses]  # (C,) each
+    shares = [1 / np.where(size > 0, size, 1.0) for size in sizes]  # (C,) each
+    moments = [torch.zeros(3 * features, dtype=torch.float64) for _ in uses]
+    for start in range(0, len(labels), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        known = present[chunk] & np.isfinite(values[chunk])  # (n, F)
+        there, x = torch.from_numpy(known).double(), torch.from_numpy(np.where(known, values[chunk], 0)).double()
+        powers = torch.cat([there, x, x.square()], dim=1)  # (n, 3·F)
+        for sums, use, share in zip(moments, uses, shares, strict=True):
+            mass = np.where(use[chunk], np.abs(weights[chunk]), 0.0) * share[labels[chunk]]  # (n,)
+            sums.addmv_(powers.T, torch.from_numpy(mass))  # (3·F,)
+    return [_standardisation(*total.view(3, features).numpy()) for total in moments]
+
+
+def _standardisation(
+    total: npt.NDArray[np.float64], first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
+) -> Standardisation:
+    """Shift and scale from sums of w, w·x and w·x², ``[F]`` each."""
+    divisor = np.where(total > 0, total, 1.0)
+    mean = first / divisor
+    spread = np.sqrt(np.maximum(second / divisor - mean**2, 0.0))
     scale = np.where(spread > 1e-6 * np.abs(mean), spread, 1.0)
     scale[total == 0] = np.inf
     return Standardisation(mean.astype(np.float32), scale.astype(np.float32))
@@ -129,7 +160,7 @@ def encode(
     mean, scale = statistics
     present = present & torch.isfinite(scale)  # (M, B, F)
     scaled = ((values - mean) / scale).clamp(-LARGEST, LARGEST)  # (M, B, F)
-    standardised = scaled / torch.sqrt(1 + (scaled / CLIP) ** 2)  # (M, B, F)
-    filled = torch.where(present, standardised, absent)  # (M, B, F)
+    shrunk = torch.rsqrt(1 + scaled.square() * (1 / CLIP**2))  # (M, B, F)
+    filled = torch.where(present, scaled * shrunk, absent)  # (M, B, F)
     there = ((present.to(membership.dtype) @ membership) > 0).to(filled.dtype)  # (M, B, O)
     return torch.cat([filled, there], dim=-1)  # (M, B, F + O)

@@ -24,10 +24,10 @@ from analysis.splitting import event_identity, fold_of, is_test
 from analysis.statistics import Histogram, pyhf_workspace
 from models.ensemble import Ensemble, combine, predict
 from models.export import export_onnx
+from models.members import History, TrainedMember
 from models.networks import Classifier
 from models.preprocessing import Signature, Standardisation
 from models.settings import ModelSettings, TrainingSettings
-from models.training import History, TrainedMember
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 400

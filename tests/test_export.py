@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from models.ensemble import Ensemble, combine, load_member, predict, save_member
 from models.export import check_onnx, export_onnx
+from models.members import History, TrainedMember
 from models.networks import Classifier
 from models.preprocessing import Signature, Standardisation
 from models.settings import Activation, ModelSettings, TrainingSettings
-from models.training import History, TrainedMember
 
 SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "l1", "l2", "l2"), ("signal", "top", "other"))
 
@@ -93,7 +93,7 @@ class TestFiles:
         from safetensors.numpy import save_file
 
         save_file({"x": np.zeros(1)}, path)
-        with pytest.raises(ValueError, match="has format None; expected format 2"):
+        with pytest.raises(ValueError, match="has format None; expected format 3"):
             load_member(path)
 
     def test_an_ensemble_is_ordered_and_of_one_kind(self) -> None:

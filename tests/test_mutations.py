@@ -87,8 +87,12 @@ VALUES: dict[str, Any] = {
     "selection.categories.*": "in_a_category",
     "folds.scheme": "standard",
     "model.activation": "relu",
+    "model.type": "tabm",
+    "model.normalisation": "layer",
     "training.schedule": "cosine",
     "training.precision": "bf16",
+    "training.sampling": "balanced",
+    "training.window": 5000,
     "training.label_smoothing": 0.1,
 }
 
@@ -102,7 +106,6 @@ FIXED = (
     "processes.*.normalisation",
     "classes.processes.top",
     "classes.processes.diboson",
-    "model.type",
 )
 
 

@@ -8,11 +8,15 @@ from scipy import stats
 from analysis.metrics import roc_auc
 from analysis.splitting import event_identity, fold_of, roles
 from models.ensemble import Ensemble, combine, predict
+from models.events import TrainingEvents
+from models.members import MemberPlan
 from models.preprocessing import Signature
 from models.settings import ModelSettings, TrainingSettings
-from models.training import MemberPlan, TrainingEvents, train
+from models.training import train
 
 EVENTS, FEATURES, FOLDS, PERMUTATIONS = 1500, 6, 5, 20
+MODEL = ModelSettings(hidden=(32, 32), dropout=0.0)
+TRAINING = TrainingSettings(epochs=10, batch_size=128, weight_decay=0.0)
 
 
 def out_of_fold_auc(seed: int, *, leak: bool = False) -> float:
@@ -29,20 +33,18 @@ def out_of_fold_auc(seed: int, *, leak: bool = False) -> float:
     shuffled = np.random.default_rng(seed).permutation(EVENTS)
     labels, weights = labels[shuffled], weights[shuffled]
 
-    identity = event_identity("null", [np.arange(EVENTS, dtype=np.int64)])
+    identity = np.sort(event_identity("null", [np.arange(EVENTS, dtype=np.int64)]))
     folds = fold_of(identity, FOLDS, "0")
     plans = []
     for network in range(FOLDS):
         role = roles(network, FOLDS, "rotating")
-        training, stopping = np.flatnonzero(np.isin(folds, role.training)), np.flatnonzero(folds == role.stopping)
+        training, stopping = np.isin(folds, role.training), folds == role.stopping
         if leak:
-            training, stopping = np.arange(EVENTS), np.flatnonzero(folds == network)
-        plans.append(MemberPlan(network, 0, training, stopping))
+            training, stopping = np.ones(EVENTS, dtype=np.bool_), folds == network
+        plans.append(MemberPlan(network, 0, training, stopping, MODEL, TRAINING, seed))
     signature = Signature(tuple(f"x{i}" for i in range(FEATURES)), ("event",) * FEATURES, ("background", "signal"))
     events = TrainingEvents(signature, values, present, labels, weights, identity)
-    model = ModelSettings(hidden=(32, 32), dropout=0.0)
-    trained = train(events, plans, model, TrainingSettings(epochs=10, batch_size=128, weight_decay=0.0), seed)
-    ensemble = Ensemble(tuple(trained))
+    ensemble = Ensemble(tuple(train(events, plans)))
     routed, _ = combine(predict(ensemble, values, present), ensemble.folds, folds.astype(np.int64))
     return roc_auc(routed[:, 1].astype(np.float64), labels == 1, np.ones(EVENTS))
 

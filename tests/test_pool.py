@@ -63,16 +63,16 @@ def test_who_is_in_the_pool(toy_table: ToyTable) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["rotating", "standard"])
-def test_rows_of_a_network(toy_table: ToyTable, scheme: str) -> None:
+def test_events_of_a_network(toy_table: ToyTable, scheme: str) -> None:
     settings = replace(SETTINGS, scheme=scheme)
     pool = prepare(toy_table(), settings)
     for network in range(5):
-        training, stopping = pool.rows(network, 5, scheme)  # type: ignore[arg-type]
+        training, stopping = pool.uses(network, 5, scheme)  # type: ignore[arg-type]
         assert network not in pool.folds[training]
-        assert not np.intersect1d(training, stopping).size
+        assert not (training & stopping).any()
         if scheme == "rotating":
             assert network not in pool.folds[stopping]
-            assert len(training) + len(stopping) == np.sum(pool.folds != network)
+            assert training.sum() + stopping.sum() == np.sum(pool.folds != network)
         else:
             assert set(pool.folds[stopping]) == {network}
         statistics = pool.statistics[network]

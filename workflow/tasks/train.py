@@ -24,7 +24,7 @@ from workflow.tasks.folds import PrepareFolds
 if TYPE_CHECKING:
     from analysis.splitting import Scheme
     from models.checkpoint import Checkpoint
-    from models.training import TrainedMember
+    from models.members import TrainedMember
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Kept:
         except ValueError as error:
             say(f"{path} is left aside: {error}\n")
             return None
-        say(f"{path.parent.name}: goes on after epoch {found.epochs}\n")
+        say(f"{path.parent.name}: goes on in epoch {found.place.epochs + 1}\n")
         return found
 
     def due(self) -> bool:
@@ -140,6 +140,9 @@ class Kept:
     def save(self, order: int, checkpoint: Checkpoint) -> None:
         """Keep where a network stands."""
         atomic_write(self._paths[order], checkpoint.to_bytes())
+
+    def saved(self) -> None:
+        """All have been kept."""
 
     def clear(self) -> None:
         """Remove what is not needed any more."""
@@ -157,8 +160,10 @@ def save_network(network: TrainedMember, out: Path) -> None:
 def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = None) -> list[TrainedMember]:
     """Train the networks of several branches, which require the same, as one stack."""
     from analysis.pool import load_pool
+    from models.events import TrainingEvents
+    from models.members import MemberPlan, TrainingDiverged
     from models.preprocessing import Signature
-    from models.training import MemberPlan, TrainingDiverged, TrainingEvents, train
+    from models.training import best_device, train
 
     pool = load_pool(given.made["pool"].path("pool"))
     events = TrainingEvents(
@@ -169,15 +174,16 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
         weights=pool.weights,
         identity=pool.identity,
     )
-    plans = [MemberPlan(s.fold, s.member, *pool.rows(s.fold, s.folds, s.scheme)) for s in slices]
+    plans = [
+        MemberPlan(s.fold, s.member, *pool.uses(s.fold, s.folds, s.scheme), s.model, s.training, s.seed) for s in slices
+    ]
     folds = ", ".join(str(fold) for fold in sorted({s.fold for s in slices}))
-    first = slices[0]
 
     def progress(line: str) -> None:
         say(f"folds {folds}: {line}")
 
     try:
-        return train(events, plans, first.model, first.training, first.seed, progress=progress, checkpoints=kept)
+        return train(events, plans, progress=progress, checkpoints=kept, device=best_device())
     except TrainingDiverged as error:
         raise UserError(str(error)) from error
 

@@ -1,0 +1,103 @@
+"""Networks before and after their training: what to train, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.preprocessing import Signature, Standardisation
+from models.settings import ModelSettings, TrainingSettings
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818 - the name says what happened
+    """A network's loss is no longer finite.
+
+    Attributes:
+        fold: The fold that the network leaves out.
+        member: Its index within the fold.
+        epoch: The epoch, counted from 1.
+    """
+
+    def __init__(self, fold: int, member: int, epoch: int) -> None:
+        super().__init__(
+            f"Training of fold {fold}, member {member} diverged in epoch {epoch}: the loss is not finite. "
+            "Lower training.learning_rate, set training.clip_norm, or look for extreme weights and feature values."
+        )
+        self.fold, self.member, self.epoch = fold, member, epoch
+
+    def __reduce__(self) -> tuple[type[TrainingDiverged], tuple[int, int, int]]:
+        """Pickle by the three numbers, so that the error travels between processes."""
+        return type(self), (self.fold, self.member, self.epoch)
+
+
+@dataclass(frozen=True)
+class MemberPlan:
+    """One network to train.
+
+    Attributes:
+        fold: The fold that it leaves out.
+        index: Its number within the fold.
+        training: Which events it trains on, bool ``[N]``.
+        validation: Which events it stops on, bool ``[N]``.
+        model: What it is.
+        settings: How it is trained; ``members`` is the caller's business, who writes the plans.
+        seed: Seed of initial weights, batch order and dropout.
+    """
+
+    fold: int
+    index: int
+    training: npt.NDArray[np.bool_]
+    validation: npt.NDArray[np.bool_]
+    model: ModelSettings
+    settings: TrainingSettings
+    seed: int
+
+
+@dataclass(frozen=True)
+class History:
+    """One number per epoch.
+
+    Attributes:
+        training_loss: Class-balanced cross-entropy in nats, dropout on, while the parameters move.
+        validation_loss: Class-balanced cross-entropy in nats at the end of the epoch.
+        learning_rate: At the end of the epoch.
+    """
+
+    training_loss: tuple[float, ...]
+    validation_loss: tuple[float, ...]
+    learning_rate: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TrainedMember:
+    """One trained network and what it needs to be understood.
+
+    Attributes:
+        fold: The fold that it left out.
+        index: Its number within the fold.
+        seed: The seed of the training.
+        signature: Features, objects and classes.
+        model: What the network is.
+        training: How it was trained.
+        standardisation: Fitted on its training events.
+        parameters: float32 tensors by name, those of the best epoch.
+        history: Losses and learning rate per epoch.
+        precision: ``fp32`` or ``bf16``: what ``training.precision`` meant on the device.
+        best_epoch: The epoch whose parameters were kept, counted from 1.
+        events: Number of training and of validation events of non-zero weight.
+    """
+
+    fold: int
+    index: int
+    seed: int
+    signature: Signature
+    model: ModelSettings
+    training: TrainingSettings
+    standardisation: Standardisation
+    parameters: dict[str, npt.NDArray[np.float32]]
+    history: History
+    precision: str
+    best_epoch: int
+    events: tuple[int, int]

@@ -1,0 +1,130 @@
+"""Which events make the batches of an epoch, and what each counts: `training.sampling`.
+
+All follows from hashes of a member's key and the events' identities, on the device: nothing depends on the order of the
+events, on the device or on who else is in the stack.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models import hashing
+from models.events import Counts, Table, Window
+from models.settings import Sampling
+
+_DRAWS = 5  # stream of random numbers
+_LAST = torch.iinfo(torch.int64).max
+
+
+def batches(window: Window, sampling: Sampling, size: int, keys: Tensor, factors: Tensor) -> Tensor:
+    """Choose the events of each member's batches.
+
+    Args:
+        window: The events; with one group of rows, or one for each class if ``sampling`` is ``balanced``.
+        sampling: How they are chosen.
+        size: Events of a batch.
+        keys: Keys of this epoch and window, int64 ``[M]``.
+        factors: Of the classes, which balance their weights, float64 ``[M, C]``.
+
+    Returns:
+        Rows of the window's table, int64 ``[S, M, size]``; a member with fewer steps than S has rows below zero.
+    """
+    count = window.counts.sum(axis=1)  # (M,)
+    steps = -(-count // size)  # (M,)
+    if sampling == "plain":
+        draws = _shuffled(window.table, window.groups[0], count, count, keys)  # (M, T)
+        return _cut(draws, int(steps.max()), size)  # (S, M, size)
+    if sampling == "weighted":
+        return _cut(_weighted(window, count, keys, factors), int(steps.max()), size)  # (S, M, size)
+    parts = [
+        _cut(_shuffled(window.table, rows, own, steps * share, keys), int(steps.max()), share)
+        for rows, own, share in zip(window.groups, window.counts.T, shares(size, len(window.groups)), strict=True)
+    ]
+    return torch.cat(parts, dim=2)  # (S, M, size)
+
+
+def shares(size: int, classes: int) -> list[int]:
+    """Events of each class in a balanced batch."""
+    return [size // classes + (label < size % classes) for label in range(classes)]
+
+
+def balanced_factors(
+    factors: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], size: int
+) -> npt.NDArray[np.float64]:
+    """Turn factors that balance classes in a plain epoch, ``[C]``, into those for balanced batches.
+
+    Args:
+        factors: Those of `models.losses.class_factors`.
+        counts: A member's training events of each class, ``[C]``.
+        size: Events of a batch.
+    """
+    scaled: npt.NDArray[np.float64] = factors * counts * size / (counts.sum() * np.array(shares(size, len(counts))))
+    return scaled
+
+
+def _shuffled(table: Table, rows: Tensor, counts: Counts, draws: Counts, keys: Tensor) -> Tensor:
+    """Draw each member's rows in a random order, all of them before any comes again, and then in a new order.
+
+    Args:
+        table: The events.
+        rows: ``[M, L]``.
+        counts: How many of them are no padding, ``[M]``.
+        draws: How many to draw, ``[M]``; none where there are no rows.
+        keys: ``[M]``.
+
+    Returns:
+        int64 ``[M, T]``, T the largest number of draws.
+    """
+    least = np.maximum(counts, 1)  # (M,)
+    draws = np.where(counts > 0, draws, 0)  # (M,)
+    passes = max(1, int((-(-draws // least)).max()))  # Q
+    numbers = torch.arange(passes, device=rows.device)  # (Q,)
+    mixed = hashing.splitmix64(keys.unsqueeze(1) + (numbers << 32)).unsqueeze(2)  # (M, Q, 1)
+    padding = rows < 0  # (M, L)
+    identity = table.identity[torch.where(padding, ~rows, rows)]  # (M, L)
+    hashes = hashing.splitmix64(identity.unsqueeze(1) ^ mixed)  # (M, Q, L)
+    hashes.masked_fill_(padding.unsqueeze(1), _LAST)  # padding goes last
+    order = hashes.argsort(dim=2, stable=True).flatten(1)  # (M, Q·L)
+    place = torch.arange(int(draws.max()), device=rows.device).unsqueeze(0)  # (1, T)
+    if passes == 1:
+        order = order[:, : place.shape[1]]  # (M, T)
+    else:
+        own = torch.from_numpy(least).to(rows.device).unsqueeze(1)  # (M, 1)
+        order = order.gather(1, place // own * rows.shape[1] + place % own)  # (M, T)
+    beyond = place >= torch.from_numpy(draws).to(rows.device).unsqueeze(1)  # (M, T)
+    return torch.where(beyond, _filler(rows), rows.gather(1, order))  # (M, T)
+
+
+def _weighted(window: Window, counts: Counts, keys: Tensor, factors: Tensor) -> Tensor:
+    """Draw rows with probabilities proportional to the sizes of their balanced weights: int64 ``[M, T]``."""
+    rows = window.groups[0]  # (M, L)
+    sums = balanced_sizes(window, factors).cumsum(dim=1)  # (M, L)
+    numbers = torch.arange(int(counts.max()), device=rows.device)  # (T,)
+    bits = hashing.splitmix64(hashing.splitmix64(numbers + _DRAWS) ^ keys.unsqueeze(1))  # (M, T)
+    uniform = (bits >> 11).bitwise_and_(2**53 - 1).to(torch.float64) * 2.0**-53  # (M, T)
+    places = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)  # (M, T)
+    own = torch.from_numpy(counts).to(rows.device).unsqueeze(1)  # (M, 1)
+    drawn = rows.gather(1, places.minimum(own - 1).clamp(min=0))  # (M, T)
+    return torch.where(numbers >= own, _filler(rows), drawn)  # (M, T)
+
+
+def balanced_sizes(window: Window, factors: Tensor) -> Tensor:
+    """Sizes of the balanced weights of the rows to train on, float64 ``[M, L]``, zero where they pad."""
+    _, _, labels, weights = window.table.gather(window.groups[0])  # (M, L) each
+    return weights.abs() * factors.gather(1, labels)
+
+
+def _cut(rows: Tensor, steps: int, size: int) -> Tensor:
+    """Cut rows ``[M, T]`` into batches ``[S, M, size]``; what is missing is padded."""
+    missing = steps * size - rows.shape[1]
+    if missing > 0:
+        rows = torch.cat([rows, _filler(rows).expand(-1, missing)], dim=1)  # (M, S·size)
+    return rows[:, : steps * size].reshape(len(rows), steps, size).transpose(0, 1)  # (S, M, size)
+
+
+def _filler(rows: Tensor) -> Tensor:
+    """What pads each member: its first row, as one without weight; int64 ``[M, 1]``."""
+    return torch.minimum(rows[:, :1], ~rows[:, :1])

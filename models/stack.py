@@ -1,0 +1,371 @@
+"""The state of networks that train together: what `models.training` reads and changes, member by member."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models import hashing, sampling
+from models.checkpoint import Checkpoint, Place
+from models.events import Mask, TrainingEvents, Window, Windows
+from models.losses import class_factors
+from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
+from models.networks import Classifier, stack_statistics
+from models.optimisation import SCHEDULES, AdamW
+from models.preprocessing import Standardisation, fit_standardisations
+
+ROWS = 64
+"""Batches are padded to a multiple of this many rows.
+
+Vectorised kernels treat the last few numbers of a tensor apart, and round them differently; with whole vectors per
+member no member is the last one, and its numbers do not depend on its place in the stack.
+"""
+VALIDATION_ROWS = {"cpu": 1024, "cuda": 16384}
+"""Events of a network that are validated at once, by class of device."""
+_INITIAL, _ORDER, _DROPOUT = 1, 2, 3  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What members must share to train as one stack: all that shapes and meaning of tensors follow from."""
+
+    network: object
+    batch_size: int
+    precision: str
+    sampling: str
+    window: int | None
+
+    @classmethod
+    def of(cls, plan: MemberPlan) -> Kind:
+        """The kind of a network; each of a stack has its own rates, decays, dropout, lengths and seed."""
+        own = plan.settings
+        return cls(replace(plan.model, dropout=0.0), own.batch_size, own.precision, own.sampling, own.window)
+
+
+@dataclass
+class State:
+    """What the host keeps of one member."""
+
+    plan: MemberPlan
+    order: int  # its place among all plans
+    standardisation: Standardisation
+    events: tuple[int, int]  # to train and to stop on, of non-zero weight
+    factors: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # of the classes, training and validation
+    total_steps: int
+    training_loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+
+    @property
+    def best(self) -> int:
+        """The epoch of the smallest validation loss (of equals, the first), counted from 0."""
+        return int(np.argmin(self.validation_loss))
+
+    def ends(self, epoch: int) -> bool:
+        """Whether its training ends with this epoch."""
+        settings = self.plan.settings
+        return epoch + 1 == settings.epochs or (
+            settings.patience is not None and epoch - self.best >= settings.patience
+        )
+
+
+class Stack:
+    """The members that are still training.
+
+    Attributes:
+        classifier: The network.
+        dtype: Type in which it computes; ``None`` for that of the parameters.
+        windows: The events.
+        states: What the host keeps, one for each member.
+        parameters: ``[M, P]``.
+        statistics: Mean and scale of the standardisation, ``[M, 1, F]`` each.
+        optimiser: Acts on those that are trained, the first T of each row.
+        largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
+        drop: Shares that dropout sets to zero, float64 ``[M]``; ``None`` if no member has any.
+        divisors: Events of a full batch, float64 ``[M]``.
+        batches: Rows of the window's table, ``[S, M, B]``.
+        rates: Learning rates, float64 ``[S, M, 1]``.
+        active: 1 where a member takes a step, else 0, float64 ``[S, M, 1]``.
+        factors: Of the classes in the window, float64 ``[M, C]``.
+        step: The next step in the window, int64 ``[1]``.
+        time: Its number among all steps, from which its random numbers follow, int64 ``[1]``.
+        keys: Keys of dropout, int64 ``[M]``.
+        running: Training losses of the epoch so far, summed over events, float64 ``[M]``.
+        seen: The number of these events, float64 ``[M]``.
+    """
+
+    def __init__(
+        self, classifier: Classifier, events: TrainingEvents, plans: Mapping[int, MemberPlan], device: str
+    ) -> None:
+        """Begin with initial weights.
+
+        Args:
+            classifier: The network.
+            events: The events.
+            plans: The members by their place among all plans; of one kind.
+            device: torch's name of the device.
+        """
+        first = next(iter(plans.values())).settings
+        self.classifier, self.signature, self.device = classifier, events.signature, torch.device(device)
+        self.batch_size, self.sampling = first.batch_size, first.sampling
+        self.precision = precision_on(device, first.precision)
+        self.dtype = torch.bfloat16 if self.precision == "bf16" else None
+        used = events.weights != 0  # (N,)
+        training = [plan.training & used for plan in plans.values()]
+        validation = [plan.validation & used for plan in plans.values()]
+        self.validation_rows = VALIDATION_ROWS.get(self.device.type, VALIDATION_ROWS["cpu"])
+        self.windows = Windows(
+            events,
+            training,
+            validation,
+            size=first.window,
+            by_class=first.sampling == "balanced",
+            rows=self.validation_rows,
+            device=device,
+        )
+        self.states = self._states(events, plans, training, validation)
+        self._lay_out(plans)
+
+    def _states(
+        self,
+        events: TrainingEvents,
+        plans: Mapping[int, MemberPlan],
+        training: Sequence[Mask],
+        validation: Sequence[Mask],
+    ) -> list[State]:
+        """Fit what depends on each member's events."""
+        classes = len(events.signature.classes)
+        fits = fit_standardisations(events.values, events.present, events.weights, events.labels, training)
+        epochs = range(max(plan.settings.epochs for plan in plans.values()))
+        steps = np.array([self.windows.steps(epoch, self.batch_size).sum(axis=0) for epoch in epochs])  # (E, M)
+        states = []
+        for position, (order, plan) in enumerate(plans.items()):
+            factors, counts = [], []
+            for name, use in (("training", training[position]), ("validation", validation[position])):
+                labels = events.labels[use]
+                try:
+                    factors.append(class_factors(events.weights[use], labels, classes))
+                except ValueError as error:
+                    raise ValueError(f"Fold {plan.fold}, member {plan.index}, {name} events: {error}") from None
+                counts.append(np.bincount(labels, minlength=classes))
+            if self.sampling == "balanced":
+                factors[0] = sampling.balanced_factors(factors[0], counts[0], self.batch_size)
+            sizes = (int(counts[0].sum()), int(counts[1].sum()))
+            total = int(steps[: plan.settings.epochs, position].sum())
+            states.append(State(plan, order, fits[position], sizes, (factors[0], factors[1]), total))
+        return states
+
+    def _lay_out(self, plans: Mapping[int, MemberPlan]) -> None:
+        """Put what belongs to each member on the device."""
+
+        def column(numbers: Sequence[float]) -> Tensor:
+            return torch.tensor(numbers, dtype=torch.float64, device=self.device)  # (M,)
+
+        settings = [plan.settings for plan in plans.values()]
+        streams = [hashing.key(plan.seed, plan.fold, plan.index) for plan in plans.values()]
+        self.parameters = self.classifier.initial([hashing.key(s, _INITIAL) for s in streams]).to(self.device)  # (M, P)
+        self.best = self.parameters.clone()  # (M, P)
+        decay = column([own.weight_decay for own in settings]).unsqueeze(1)  # (M, 1)
+        self.optimiser = AdamW(self.parameters[:, : self.classifier.trained], self.classifier.decaying, decay)
+        self.order_keys = torch.tensor([hashing.key(s, _ORDER) for s in streams], device=self.device)  # (M,)
+        self.keys = torch.tensor([hashing.key(s, _DROPOUT) for s in streams], device=self.device)  # (M,)
+        mean, scale = stack_statistics([state.standardisation for state in self.states])  # (M, 1, F) each
+        self.statistics = (mean.to(self.device), scale.to(self.device))
+        factors = np.array([state.factors for state in self.states])  # (M, 2, C)
+        self.training_factors = torch.from_numpy(factors[:, 0]).to(self.device)  # (M, C)
+        self.validation_factors = torch.from_numpy(factors[:, 1]).to(self.device)  # (M, C)
+        clips = [math.inf if own.clip_norm is None else own.clip_norm for own in settings]
+        self.largest = None if min(clips) == math.inf else column(clips).unsqueeze(1)  # (M, 1)
+        drops = [plan.model.dropout for plan in plans.values()]
+        self.drop = column(drops) if any(drops) else None  # (M,)
+        # A smaller last batch is divided by the size of a full one: each event counts the same.
+        full = [min(self.batch_size, state.events[0]) for state in self.states]
+        self.divisors = column([self.batch_size] * len(full) if self.sampling == "balanced" else full)
+        self.running, self.seen = torch.zeros_like(self.divisors), torch.zeros_like(self.divisors)  # (M,)
+        self.step = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.time = torch.zeros_like(self.step)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Allocate what a window fills, for the longest one: a recorded step needs its tensors to stay in place."""
+        epochs = range(max(state.plan.settings.epochs for state in self.states))
+        longest = max(int(self.windows.steps(epoch, self.batch_size).max()) for epoch in epochs)
+        padded = -(-self.batch_size // ROWS) * ROWS
+        members = len(self.states)
+        self.batches = torch.zeros(longest, members, padded, dtype=torch.int64, device=self.device)  # (S, M, B)
+        self.rates = torch.zeros(longest, members, 1, dtype=torch.float64, device=self.device)  # (S, M, 1)
+        self.active = torch.zeros_like(self.rates)  # (S, M, 1)
+        self.factors = self.training_factors.clone()  # (M, C)
+
+    def restore(self, saved: Sequence[Checkpoint | None]) -> dict[int, TrainedMember]:
+        """Go on where members stood after one step; those that had ended leave the stack with their result."""
+        for position, checkpoint in enumerate(saved):
+            if checkpoint is None:
+                continue
+            state = self.states[position]
+            state.training_loss = checkpoint.training_loss.tolist()
+            state.validation_loss = checkpoint.validation_loss.tolist()
+            state.learning_rate = checkpoint.learning_rate.tolist()
+            self.optimiser.counts[position] = checkpoint.steps
+            self.running[position], self.seen[position] = checkpoint.running, checkpoint.seen
+            for tensor, row in (
+                (self.parameters, checkpoint.parameters),
+                (self.best, checkpoint.best),
+                (self.optimiser.first, checkpoint.first),
+                (self.optimiser.second, checkpoint.second),
+            ):
+                tensor[position] = torch.from_numpy(row.copy())  # (P,)
+        ended = [position for position, checkpoint in enumerate(saved) if checkpoint is not None and checkpoint.ended]
+        results = {self.states[position].order: self.result(position) for position in ended}
+        self.leave(ended)
+        return results
+
+    def checkpoint(self, position: int, place: Place, ended: bool) -> Checkpoint:
+        """Where a member stands."""
+        state = self.states[position]
+        rows = (self.parameters, self.best, self.optimiser.first, self.optimiser.second)
+        parameters, best, first, second = (row[position].cpu().numpy().copy() for row in rows)  # (P,) or (T,) each
+        return Checkpoint(
+            place=place,
+            running=float(self.running[position]),
+            seen=float(self.seen[position]),
+            ended=ended,
+            steps=float(self.optimiser.counts[position]),
+            parameters=parameters,
+            best=best,
+            first=first,
+            second=second,
+            training_loss=np.array(state.training_loss),
+            validation_loss=np.array(state.validation_loss),
+            learning_rate=np.array(state.learning_rate),
+        )
+
+    def begin(self, place: Place, window: Window) -> int:
+        """Shuffle each member's events of a window into batches; returns the number of steps.
+
+        Args:
+            place: The step to begin with.
+            window: The events.
+        """
+        epoch, number, step = place
+        keys = hashing.splitmix64(self.order_keys + (epoch + (number << 32)))  # (M,)
+        drawn = sampling.batches(window, self.sampling, self.batch_size, keys, self.training_factors)
+        steps, _, size = drawn.shape
+        filler = drawn[:1, :, :1].minimum(~drawn[:1, :, :1])  # (1, M, 1)
+        self.batches[:steps, :, :size] = drawn
+        self.batches[:steps, :, size:] = filler
+        self._schedule(epoch, number)
+        self.factors.copy_(self.training_factors)
+        if self.sampling == "weighted":
+            # Each event that is drawn stands for the mean size of all.
+            sizes = sampling.balanced_sizes(window, self.training_factors).sum(dim=1)  # (M,)
+            counts = torch.from_numpy(window.counts[:, 0]).to(sizes).clamp(min=1)  # (M,)
+            self.factors.copy_((sizes / counts).unsqueeze(1).expand_as(self.factors))
+        self.step.fill_(step)
+        self.time.fill_((number << 44) + (epoch << 32) + step)
+        return steps
+
+    def _schedule(self, epoch: int, number: int) -> None:
+        """Write the learning rates of a window, and who takes which step."""
+        own = self.windows.steps(epoch, self.batch_size)  # (W, M)
+        past = sum((self.windows.steps(e, self.batch_size).sum(axis=0) for e in range(epoch)), own[:number].sum(axis=0))
+        steps = np.arange(own[number].max())[:, np.newaxis]  # (S, 1)
+        rates = np.empty((len(steps), len(self.states)))  # (S, M)
+        for position, state in enumerate(self.states):
+            settings = state.plan.settings
+            numbers = (past[position] + steps[:, 0]).astype(np.float64)  # (S,)
+            total = np.full(len(steps), float(state.total_steps))
+            rates[:, position] = settings.learning_rate * SCHEDULES[settings.schedule](numbers, total)
+            if number + 1 == len(own) and len(state.learning_rate) == epoch:
+                state.learning_rate.append(float(rates[own[number, position] - 1, position]))
+        active = (steps < own[number]).astype(np.float64)  # (S, M)
+        self.rates[: len(steps)] = torch.from_numpy(rates).unsqueeze(-1)
+        self.active[: len(steps)] = torch.from_numpy(active).unsqueeze(-1)
+
+    def record(self, epoch: int, validation_sums: Tensor) -> None:
+        """Note the losses of an epoch, and keep the parameters of members that have never been better."""
+        improved = []
+        sums = (self.running.tolist(), self.seen.tolist(), validation_sums.tolist())
+        for state, on_training, seen, on_validation in zip(self.states, *sums, strict=True):
+            if not (math.isfinite(on_training) and math.isfinite(on_validation)):
+                raise TrainingDiverged(state.plan.fold, state.plan.index, epoch + 1)
+            state.training_loss.append(on_training / seen)
+            state.validation_loss.append(on_validation / state.events[1])
+            improved.append(state.best == epoch)
+        better = torch.tensor(improved, device=self.device).unsqueeze(1)  # (M, 1)
+        self.best = torch.where(better, self.parameters, self.best)  # (M, P)
+        self.running.zero_()
+        self.seen.zero_()
+
+    def ended(self, epoch: int) -> list[int]:
+        """Return the positions of the members whose training ends with this epoch."""
+        return [position for position, state in enumerate(self.states) if state.ends(epoch)]
+
+    def leave(self, ended: list[int]) -> None:
+        """Take members out of the stack; those that stay keep every bit."""
+        stay = [position for position in range(len(self.states)) if position not in ended]
+        if not ended or not stay:
+            self.states = [self.states[position] for position in stay]
+            return
+        self.states = [self.states[position] for position in stay]
+        keep = torch.tensor(stay, dtype=torch.int64, device=self.device)  # (M',)
+        for name in (
+            "parameters",
+            "best",
+            "order_keys",
+            "keys",
+            "training_factors",
+            "validation_factors",
+            "divisors",
+            "running",
+            "seen",
+            "largest",
+            "drop",
+        ):
+            tensor = getattr(self, name)  # (M, ...)
+            setattr(self, name, None if tensor is None else tensor[keep])
+        self.statistics = (self.statistics[0][keep], self.statistics[1][keep])
+        self.optimiser.select(keep)
+        self.windows.select(keep)
+        self._make_room()
+
+    def result(self, position: int) -> TrainedMember:
+        """Return a member with the parameters of its best epoch."""
+        state = self.states[position]
+        views = self.classifier.views(self.best[position : position + 1])
+        return TrainedMember(
+            fold=state.plan.fold,
+            index=state.plan.index,
+            seed=state.plan.seed,
+            signature=self.signature,
+            model=state.plan.model,
+            training=state.plan.settings,
+            standardisation=state.standardisation,
+            parameters={name: view[0].cpu().numpy().copy() for name, view in views.items()},
+            precision=self.precision,
+            history=History(tuple(state.training_loss), tuple(state.validation_loss), tuple(state.learning_rate)),
+            best_epoch=state.best + 1,
+            events=state.events,
+        )
+
+    def line(self, epoch: int, members: int, ended: int) -> str:
+        """Say in one line how far the training is."""
+        mean = float(np.mean([state.validation_loss[-1] for state in self.states]))
+        epochs = max(state.plan.settings.epochs for state in self.states)
+        return (
+            f"epoch {epoch + 1}/{epochs}: validation loss {mean:.4f} (mean of {len(self.states)}), "
+            f"{ended} of {members} networks done"
+        )
+
+
+def precision_on(device: str, precision: str) -> str:
+    """The precision that a setting means on a device (contract: it follows from the class of the device alone)."""
+    if precision == "auto":
+        return "bf16" if torch.device(device).type == "cuda" else "fp32"
+    return precision
