@@ -56,5 +56,5 @@ def test_shuffled_labels_give_an_auc_of_one_half() -> None:
 
 def test_a_leak_would_show() -> None:
     """The test above can fail: networks that met the events they are judged on find a signal where there is none."""
-    found = [out_of_fold_auc(seed, leak=True) for seed in range(1, 7)]
+    found = [out_of_fold_auc(seed, leak=True) for seed in range(1, 13)]
     assert stats.ttest_1samp(found, 0.5, alternative="greater").pvalue < 0.003, found
