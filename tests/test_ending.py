@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
-from workflow.execution.ending import postponed_end
+import pytest
+
+from workflow.execution.ending import Ending, postponed_end
+from workflow.tasks.train import Kept
 
 
 def ended(code: str) -> subprocess.CompletedProcess[str]:
@@ -130,3 +134,38 @@ def test_the_handler_is_restored_here() -> None:
     with postponed_end():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_kept_is_due_when_the_end_is_asked_for(tmp_path: Path) -> None:
+    ending = Ending()
+    kept = Kept([tmp_path / ".checkpoint"], 1e6, ending)
+    assert not kept.due()
+    kept.saved()
+    ending.asked = True
+    assert kept.due()
+    with pytest.raises(Exception, match="ended by SIGTERM"):
+        kept.saved()
+
+
+def test_kept_is_due_after_some_seconds_and_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("workflow.tasks.train.time.monotonic", lambda: clock[-1])
+    kept = Kept([tmp_path / ".checkpoint"], 60, Ending())
+    answers = []
+    for now in (159.0, 160.0, 161.0, 219.0, 220.0):
+        clock.append(now)
+        answers.append(kept.due())
+        kept.saved()
+    assert answers == [False, True, False, False, True]
+
+
+def test_training_does_not_end_before_all_networks_are_kept(tmp_path: Path) -> None:
+    """The signal may come when only a network that has ended is saved: the others are at the next step."""
+    ending = Ending()
+    kept = Kept([tmp_path / "0", tmp_path / "1"], 1e6, ending)
+    assert not kept.due()
+    ending.asked = True
+    kept.saved()
+    assert kept.due()
+    with pytest.raises(Exception, match="ended by SIGTERM"):
+        kept.saved()
