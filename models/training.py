@@ -107,7 +107,7 @@ def _train_together(
         if progress is not None:
             progress(stack.line(place.epochs, members, len(trained)))
         place = Place(place.epochs + 1, 0, 0)
-        if checkpoints is not None and len(trained) < members:
+        if checkpoints is not None:
             keep(ended, ended=True)
         stack.leave(ended)
     return trained

@@ -304,7 +304,7 @@ def test_a_training_that_was_killed_goes_on_where_it_stood(law: Law) -> None:
     head.communicate()
     kept = list(law.store.glob("TrainFolds/*/*/.checkpoint"))
     said = law(*arguments).stderr
-    assert len(re.findall(r"goes on after epoch \d+", said)) == len(kept)
+    assert len(re.findall(r"goes on in epoch \d+", said)) == len(kept)
     assert not list(law.store.glob("TrainFolds/*/*/.checkpoint"))
     found = {path: path.read_bytes() for path in law.store.glob("TrainFolds/*/*/network.safetensors")}
     assert len(found) == 6

@@ -103,7 +103,7 @@ class Law:
     def results(self) -> Path:
         return self.home / self.place / "results"
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         environment = {
             **os.environ,
             "EVENTFOLD_STORE": str(self.store),
@@ -119,7 +119,7 @@ class Law:
             env=environment,
             cwd=self.home,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 

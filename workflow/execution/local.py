@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,7 @@ from typing import Any
 import law
 
 from analysis.errors import UserError
+from workflow.execution.ending import GRACE
 from workflow.execution.executor import Group, GroupProxy, listen, run_group, worker_count
 
 SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -84,8 +86,9 @@ class LocalExecutor:
             local_executor.cache_clear()
             lost = ", ".join(sorted({g.name for f, g in futures.items() if f.done() and f.exception()}))
             raise UserError(
-                f"A worker process was killed, perhaps for want of memory, while these were running or waiting: "
-                f"{lost}. What is complete stays; start the run again, with a smaller data.chunk if memory is short."
+                "A worker process was killed or ended from outside, perhaps for want of memory, while these were "
+                f"running or waiting: {lost}. What is complete stays; start the run again, with a smaller data.chunk "
+                "if memory is short."
             ) from error
         finally:
             for future in futures:
@@ -106,16 +109,19 @@ class LocalExecutor:
 
 
 def _start(messages: Any) -> None:
-    """Prepare a worker: speak through the head process, leave Ctrl-C to it, and never outlive it."""
+    """Prepare a worker: speak through the head process, leave Ctrl-C to it, and end when it is gone."""
     listen(messages.put)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_head, daemon=True).start()
 
 
 def _end_with_head() -> None:
+    """Wait until the head process is gone, however it ended, and end too; a training keeps its networks first."""
     head = multiprocessing.parent_process()
     if head is not None:
         head.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
     os._exit(1)
 
 

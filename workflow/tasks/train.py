@@ -16,6 +16,7 @@ from analysis.config import Configuration
 from analysis.errors import UserError
 from models.settings import ModelSettings, TrainingSettings
 from workflow.base import Given, Workflow
+from workflow.execution.ending import Ending, postponed_end
 from workflow.execution.executor import say
 from workflow.provenance import Meter
 from workflow.store import atomic_write
@@ -50,7 +51,7 @@ class TrainFolds(Workflow[TrainSlice]):
         default=60.0,
         significant=False,
         description="seconds of training after which each network is kept, so that a run that was killed goes on from "
-        "there; changes no result; default: 60",
+        "there; a run that is interrupted keeps each as it ends; changes no result; default: 60",
     )
 
     def about_branches(self) -> Sequence[tuple[int, int]]:
@@ -95,12 +96,14 @@ class TrainFolds(Workflow[TrainSlice]):
             if not tasks:
                 return
             meter = Meter()
-            kept = Kept(tuple(task.folder / ".checkpoint" for task in tasks), self.checkpoint)
-            networks = train_stack([task.settings for task in tasks], tasks[0].given(), kept)
-            cost = meter.read().share(len(tasks))
-            for task, network in zip(tasks, networks, strict=True):
-                task.write(task.files(), partial(save_network, network), before=cost)
-            kept.clear()
+            # Not before: a process that only waits for a claim ends at once. The claims go before the process does.
+            with postponed_end() as ending, claimed.pop_all():
+                kept = Kept(tuple(task.folder / ".checkpoint" for task in tasks), self.checkpoint, ending)
+                networks = train_stack([task.settings for task in tasks], tasks[0].given(), kept)
+                cost = meter.read().share(len(tasks))
+                for task, network in zip(tasks, networks, strict=True):
+                    task.write(task.files(), partial(save_network, network), before=cost)
+                kept.clear()
 
     @staticmethod
     def compute(settings: TrainSlice, given: Given, out: Path) -> None:
@@ -108,11 +111,12 @@ class TrainFolds(Workflow[TrainSlice]):
 
 
 class Kept:
-    """Checkpoints beside the outputs of some branches, written at the end of an epoch once some seconds have passed."""
+    """Checkpoints beside the outputs of some branches, written once some seconds have passed, and before an end."""
 
-    def __init__(self, paths: Sequence[Path], seconds: float) -> None:
-        self._paths, self._seconds = paths, seconds
+    def __init__(self, paths: Sequence[Path], seconds: float, ending: Ending) -> None:
+        self._paths, self._seconds, self._ending = paths, seconds, ending
         self._last = time.monotonic()
+        self._all = False  # whether all networks are saved after this step, not only those that have ended
 
     def load(self, order: int) -> Checkpoint | None:
         """Where a network stood; None to begin anew, also if it can't be read."""
@@ -130,24 +134,34 @@ class Kept:
         return found
 
     def due(self) -> bool:
-        """Whether so many seconds have passed."""
+        """Whether so many seconds have passed, or the process has been asked to end."""
         now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True
+        self._all = self._ending.asked or now - self._last >= self._seconds
+        if self._all:
+            self._last = now
+        return self._all
 
     def save(self, order: int, checkpoint: Checkpoint) -> None:
         """Keep where a network stands."""
         atomic_write(self._paths[order], checkpoint.to_bytes())
 
     def saved(self) -> None:
-        """All have been kept."""
+        """End the training if the process has been asked to end and all networks are kept.
+
+        Raises:
+            _EndedError: That is so.
+        """
+        if self._ending.asked and self._all:
+            raise _EndedError("The training was ended by SIGTERM; what its networks have reached is kept.")
 
     def clear(self) -> None:
         """Remove what is not needed any more."""
         for path in self._paths:
             path.unlink(missing_ok=True)
+
+
+class _EndedError(Exception):
+    """The training stops here, since the process is about to end."""
 
 
 def save_network(network: TrainedMember, out: Path) -> None:
