@@ -49,8 +49,14 @@ class TrainingEvents:
     identity: npt.NDArray[np.uint64]
 
     def columns(self) -> tuple[npt.NDArray[Any], ...]:
-        """The arrays in the order of `Table`'s fields."""
-        return self.values, self.present, self.labels, self.weights, self.identity.view(np.int64)
+        """The arrays in the order of `Table`'s fields; of equal identities, each but the first gets one of its own."""
+        again = np.flatnonzero(self.identity[1:] == self.identity[:-1]) + 1
+        identity = self.identity
+        if len(again):
+            identity = identity.copy()
+            for row in again:
+                identity[row] = np.uint64(hashing.key(int(identity[row - 1]), 1) % 2**64)
+        return self.values, self.present, self.labels, self.weights, identity.view(np.int64)
 
 
 @dataclass(frozen=True)
@@ -120,13 +126,14 @@ class Windows:
             rows: Lists of rows are padded to a multiple of so many.
             device: torch's name of the device.
         """
-        self._events, self._training, self._validation = events, list(training), list(validation)
+        self._events, self._columns = events, events.columns()
+        self._training, self._validation = list(training), list(validation)
         self._by_class, self._rows, self._device = by_class, rows, torch.device(device)
         count = len(events.labels)
         self.whole: Window | None = None
         if size is None or size >= count:
             edges = np.array([0, count])
-            table = Table(*(torch.from_numpy(column).to(device) for column in events.columns()))
+            table = Table(*(torch.from_numpy(column).to(device) for column in self._columns))
             self.whole = self._window(table, [(0, count)])
         else:
             edges = np.linspace(0, count, -(-count * PARTS // size) + 1).astype(np.int64)
@@ -193,7 +200,7 @@ class Windows:
             return window
 
     def _copy(self, table: Table, ranges: Sequence[tuple[int, int]]) -> None:
-        for name, column in zip(vars(table), self._events.columns(), strict=True):
+        for name, column in zip(vars(table), self._columns, strict=True):
             tensor, place = getattr(table, name), 0
             for a, b in ranges:
                 tensor[place : place + b - a].copy_(torch.from_numpy(column[a:b]))
@@ -201,7 +208,7 @@ class Windows:
 
     def _empty(self) -> Table:
         """A buffer for the largest window."""
-        columns = (torch.from_numpy(column[:1]) for column in self._events.columns())
+        columns = (torch.from_numpy(column[:1]) for column in self._columns)
         return Table(*(c.new_zeros((self._longest, *c.shape[1:]), device=self._device) for c in columns))
 
     def _window(self, table: Table, ranges: Sequence[tuple[int, int]]) -> Window:

@@ -60,25 +60,10 @@ def uniform(stream: int, count: int) -> Tensor:
     return (bits >> 11).bitwise_and_(2**53 - 1).to(torch.float64) * 2.0**-53
 
 
-def keep_mask(streams: Tensor, rows: int, units: int, drop: Tensor) -> Tensor:
-    """Draw dropout masks: zero with the given probability, else 1 / (1 - drop).
-
-    Args:
-        streams: Keys ``[M]``, int64: one per network (and step and layer).
-        rows: Events in a batch.
-        units: Hidden units.
-        drop: Probability of zero for each network ``[M]``, kept to a precision of 2⁻¹⁶.
-
-    Returns:
-        float32 ``[M, rows, units]``.
-    """
-    words = -(-rows * units // 4)  # each hash serves four units with 16 bits each
-    counters = torch.arange(words, device=streams.device) * _signed(_GOLDEN)  # (words,)
-    bits = splitmix64(counters + streams.unsqueeze(1)).view(torch.int16)  # (M, 4·words)
-    threshold = ((drop * 2**16).round() - 2**15).to(torch.int16).unsqueeze(1)  # (M, 1)
-    scale = (1 / (1 - drop)).to(torch.float32).unsqueeze(1)  # (M, 1)
-    mask = (bits >= threshold).to(torch.float32).mul_(scale)  # (M, 4·words)
-    return mask[:, : rows * units].reshape(len(streams), rows, units)
+def counters(keys: Tensor, count: int) -> Tensor:
+    """Hash the numbers from 0 on, with each key: int64 ``[M, count]`` from keys ``[M]``."""
+    numbers = torch.arange(count, device=keys.device) * _signed(_GOLDEN)  # (count,)
+    return splitmix64(numbers + keys.unsqueeze(1))  # (M, count)
 
 
 def _splitmix64(state: int) -> int:

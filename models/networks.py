@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import hashing
+from models.dropout import Dropout
 from models.preprocessing import Signature, Standardisation, encode
 from models.settings import ModelSettings
 
@@ -84,27 +85,23 @@ class Parameter:
 class Step:
     """What a step of training brings to the networks beside its events; without one they evaluate.
 
-    Dropout masks follow from one key per member and step, not from a generator's state.
-
     Attributes:
-        keys: int64 ``[M]``.
-        drop: Shares of units set to zero, float64 ``[M]``; ``None`` if no member drops any.
+        keys: Of the step's random numbers, int64 ``[M]``.
+        dropping: Drops units; ``None`` if no member drops any.
         real: Which rows of a batch are events, not padding: bool ``[M, B]``.
         moved: What becomes of parameters that are not trained, by name; filled by the network.
     """
 
     keys: Tensor
-    drop: Tensor | None
+    dropping: Dropout | None
     real: Tensor
     moved: dict[str, Tensor] = field(default_factory=dict)
 
     def dropout(self, hidden: Tensor, layer: int) -> Tensor:
         """Drop units of one layer's output ``[M, K·B, H]``."""
-        if self.drop is None:
+        if self.dropping is None:
             return hidden
-        streams = hashing.splitmix64(self.keys + layer)  # (M,)
-        mask = hashing.keep_mask(streams, hidden.shape[1], hidden.shape[2], self.drop)  # (M, K·B, H)
-        return hidden * mask.to(hidden.dtype)
+        return self.dropping(hidden, hashing.splitmix64(self.keys + layer))  # (M, K·B, H)
 
 
 class Network(Protocol):

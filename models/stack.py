@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models import hashing, sampling
 from models.checkpoint import Checkpoint, Place
+from models.dropout import Dropout
 from models.events import Mask, TrainingEvents, Window, Windows
 from models.losses import class_factors
 from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
@@ -87,7 +88,7 @@ class Stack:
         statistics: Mean and scale of the standardisation, ``[M, 1, F]`` each.
         optimiser: Acts on those that are trained, the first T of each row.
         largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
-        drop: Shares that dropout sets to zero, float64 ``[M]``; ``None`` if no member has any.
+        dropout: Drops units; ``None`` if no member drops any.
         divisors: Events of a full batch, float64 ``[M]``.
         batches: Rows of the window's table, ``[S, M, B]``.
         rates: Learning rates, float64 ``[S, M, 1]``.
@@ -183,7 +184,9 @@ class Stack:
         clips = [math.inf if own.clip_norm is None else own.clip_norm for own in settings]
         self.largest = None if min(clips) == math.inf else column(clips).unsqueeze(1)  # (M, 1)
         drops = [plan.model.dropout for plan in plans.values()]
-        self.drop = column(drops) if any(drops) else None  # (M,)
+        kind = self.parameters.dtype if self.dtype is None else self.dtype
+        widths = self.classifier.settings.hidden
+        self.dropout = Dropout(drops, widths, kind, str(self.device)) if any(drops) else None
         # A smaller last batch is divided by the size of a full one: each event counts the same.
         full = [min(self.batch_size, state.events[0]) for state in self.states]
         self.divisors = column([self.batch_size] * len(full) if self.sampling == "balanced" else full)
@@ -326,11 +329,12 @@ class Stack:
             "running",
             "seen",
             "largest",
-            "drop",
         ):
             tensor = getattr(self, name)  # (M, ...)
             setattr(self, name, None if tensor is None else tensor[keep])
         self.statistics = (self.statistics[0][keep], self.statistics[1][keep])
+        if self.dropout is not None:
+            self.dropout.select(keep)
         self.optimiser.select(keep)
         self.windows.select(keep)
         self._make_room()

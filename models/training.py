@@ -120,7 +120,7 @@ def _take_step(stack: Stack, table: Table) -> None:
     if stack.sampling == "weighted":
         weights = weights.sign()  # (M, B)
     weights = (weights * stack.factors.gather(1, labels)).to(stack.parameters.dtype)  # (M, B)
-    step = Step(hashing.splitmix64(stack.keys + stack.time), stack.drop, real=rows >= 0)
+    step = Step(hashing.splitmix64(stack.keys + stack.time), stack.dropout, real=rows >= 0)
     views = stack.classifier.views(stack.parameters, stack.dtype)  # (M, ...) each
     trained = [views[parameter.name].requires_grad_() for parameter in stack.classifier.parameters if parameter.trained]
 

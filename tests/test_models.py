@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from models import hashing, optimisation
+from models.dropout import Dropout
 from models.losses import class_factors, cross_entropy
 from models.networks import ACTIVATIONS, NETWORKS, Classifier, Step, initial_bound, stack_statistics
 from models.preprocessing import Signature, Standardisation, encode, fit_standardisation
@@ -94,17 +95,45 @@ class TestHashing:
         counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
         assert ((counts - 1000) ** 2 / 1000).sum() < 95  # χ² with 49 degrees of freedom: p = 10⁻⁴
 
-    def test_keep_mask_drops_the_share_and_keeps_the_mean(self) -> None:
-        streams = torch.tensor([hashing.key(1), hashing.key(2)])
-        mask = hashing.keep_mask(streams, 500, 33, torch.full((len(streams),), 0.3))
-        assert mask.shape == (2, 500, 33)
-        assert set(mask.flatten().tolist()) == {0.0, mask.max().item()}
-        assert mask.max().item() == pytest.approx(1 / 0.7)
-        for member in mask:
-            assert (member == 0).float().mean().item() == pytest.approx(0.3, abs=5 * math.sqrt(0.21 / 16500))
-        assert not torch.equal(mask[0], mask[1])
-        alone = hashing.keep_mask(streams[1:], 500, 33, torch.full((len(streams) - 1,), 0.3))
-        assert torch.equal(alone[0], mask[1])
+
+class TestDropout:
+    def test_it_drops_the_share_and_keeps_the_mean(self) -> None:
+        dropout = Dropout([0.3, 0.6], [33], torch.float32, "cpu")
+        masks = dropout(torch.ones(2, 5000, 33), torch.tensor([hashing.key(1), hashing.key(2)]))
+        for mask, rate in zip(masks, (0.3, 0.6), strict=True):
+            assert set(mask.flatten().tolist()) == {0.0, mask.max().item()}
+            assert mask.max().item() == pytest.approx(1 / (1 - rate))
+            sigma = math.sqrt(rate * (1 - rate))
+            assert (mask == 0).float().mean().item() == pytest.approx(rate, abs=5 * sigma / math.sqrt(mask.numel()))
+            per_unit, per_event = (mask == 0).float().mean(dim=0), (mask == 0).float().mean(dim=1)
+            assert (per_unit - rate).abs().max() < 5 * sigma / math.sqrt(5000)
+            assert per_event.std().item() == pytest.approx(sigma / math.sqrt(33), rel=0.05)
+        assert len(torch.unique(masks[0], dim=0)) > 4500  # of 5,000 events, a few share a mask
+
+    def test_units_and_layers_are_independent(self) -> None:
+        dropout, ones = Dropout([0.5], [16], torch.float32, "cpu"), torch.ones(1, 20_000, 16)
+        layers = [dropout(ones, torch.tensor([key]))[0] - 1 for key in (1, 2)]  # (B, H) of -1 and 1
+        correlations = torch.cat(layers, dim=1).T @ torch.cat(layers, dim=1) / 20_000  # (2·H, 2·H)
+        assert (correlations - torch.eye(32)).abs().max() < 5 / math.sqrt(20_000)
+
+    def test_it_differs_by_step_layer_and_member_only(self) -> None:
+        ones = torch.ones(2, 64, 32)
+
+        def step(keys: list[int], rates: list[float]) -> Step:
+            dropout = Dropout(rates, [32], torch.float32, "cpu")
+            return Step(torch.tensor(keys), dropout, torch.ones(len(keys), 64, dtype=torch.bool))
+
+        first = step([1, 2], [0.5, 0.5]).dropout(ones, 0)
+        assert torch.equal(step([1, 2], [0.5, 0.5]).dropout(ones, 0), first)
+        assert not torch.equal(step([1, 2], [0.5, 0.5]).dropout(ones, 1), first)
+        assert not torch.equal(step([3, 4], [0.5, 0.5]).dropout(ones, 0), first)
+        assert torch.equal(step([2], [0.5]).dropout(ones[:1], 0)[0], first[1])
+        mixed = step([1, 2], [0.0, 0.5]).dropout(ones, 0)  # each member has a rate of its own
+        assert torch.equal(mixed[0], ones[0])
+        assert torch.equal(mixed[1], first[1])
+        chosen = Dropout([0.0, 0.5], [32], torch.float32, "cpu")
+        chosen.select(torch.tensor([1]))
+        assert torch.equal(chosen(ones[:1], hashing.splitmix64(torch.tensor([2])))[0], first[1])
 
 
 def _random_events(seed: int, count: int = 200) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -312,24 +341,6 @@ class TestNetworks:
         matrices = 8 * 4 + 4 * 3 + 3 * 3
         assert classifier.decaying == matrices
         assert classifier.size == matrices + 4 + 3 + 3 + 5
-
-    def test_dropout_differs_by_step_layer_and_member_only(self) -> None:
-        ones = torch.ones(2, 64, 32)
-        real = torch.ones(2, 64, dtype=torch.bool)
-
-        def step(keys: list[int], drop: list[float] | None) -> Step:
-            shares = None if drop is None else torch.tensor(drop, dtype=torch.float64)
-            return Step(torch.tensor(keys), shares, real[: len(keys)])
-
-        first = step([1, 2], [0.5, 0.5]).dropout(ones, 0)
-        assert torch.equal(step([1, 2], [0.5, 0.5]).dropout(ones, 0), first)
-        assert not torch.equal(step([1, 2], [0.5, 0.5]).dropout(ones, 1), first)
-        assert not torch.equal(step([3, 4], [0.5, 0.5]).dropout(ones, 0), first)
-        assert torch.equal(step([2], [0.5]).dropout(ones[:1], 0)[0], first[1])
-        assert step([1, 2], None).dropout(ones, 0) is ones
-        mixed = step([1, 2], [0.0, 0.5]).dropout(ones, 0)  # each member has a rate of its own
-        assert torch.equal(mixed[0], ones[0])
-        assert torch.equal(mixed[1], first[1])
 
 
 class TestLosses:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from models import hashing
 from models.checkpoint import Checkpoint
+from models.dropout import Dropout
 from models.ensemble import Ensemble, predict
 from models.events import TrainingEvents
 from models.losses import class_factors, cross_entropy
@@ -151,7 +152,7 @@ def test_gradients_of_one_step_alone_and_stacked(model: ModelSettings) -> None:
     mean, scale = (torch.from_numpy(x).double()[None, None, :] for x in (fit.mean, fit.scale))  # (1, 1, F)
     rows = torch.from_numpy(np.random.default_rng(3).integers(0, 200, (4, 64)))  # (M, B)
     parameters = classifier.initial([11, 12, 13, 14]).double()  # (M, P)
-    keys, drop = torch.arange(4), torch.full((4,), model.dropout, dtype=torch.float64)
+    keys = torch.arange(4)
     real = torch.arange(64) < torch.tensor([[64], [63], [50], [64]])  # (M, B)
 
     def gradients(members: list[int]) -> torch.Tensor:
@@ -161,7 +162,8 @@ def test_gradients_of_one_step_alone_and_stacked(model: ModelSettings) -> None:
             for column in (np.nan_to_num(events.values), events.present, events.labels, events.weights)
         )
         statistics = (mean.expand(len(members), -1, -1), scale.expand(len(members), -1, -1))
-        step = Step(keys[members], drop[members], real[members])
+        dropout = Dropout([model.dropout] * len(members), model.hidden, torch.float64, "cpu")
+        step = Step(keys[members], dropout, real[members])
         logits = classifier.logits(classifier.views(own), statistics, values.double(), present, step)
         sums = cross_entropy(logits, labels, weights * real[members])
         (slopes,) = torch.autograd.grad(sums.sum(), own)
