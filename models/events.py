@@ -176,14 +176,19 @@ class Windows:
             yield self.whole
             return
         with ThreadPoolExecutor(1) as thread:
-            coming: Future[Window] = thread.submit(self._fill, 0, order[0], None)
+            coming: Future[Window] = thread.submit(self._fill, 0, order[0], self._free())
             for number in range(len(order)):
                 window = coming.result()
+                if self._side is not None:
+                    for tensor in (*window.groups, window.validation):
+                        tensor.record_stream(torch.cuda.current_stream(self._device))
                 if number + 1 < len(order):
-                    # The other buffer is free once the device has done what was asked of it until now.
-                    free = None if self._side is None else torch.cuda.current_stream(self._device).record_event()
-                    coming = thread.submit(self._fill, (number + 1) % 2, order[number + 1], free)
+                    coming = thread.submit(self._fill, (number + 1) % 2, order[number + 1], self._free())
                 yield window
+
+    def _free(self) -> torch.cuda.Event | None:
+        """When the device will have done what was asked of it until now: then it needs a buffer no longer."""
+        return None if self._side is None else torch.cuda.current_stream(self._device).record_event()
 
     def _fill(self, slot: int, parts: Sequence[int], free: torch.cuda.Event | None) -> Window:
         """Read parts into a buffer."""
