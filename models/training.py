@@ -159,6 +159,11 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def gpu_name() -> str | None:
+    """The model of the GPU to train on; None without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Let torch compute with one thread: sums then have one order, and processes side by side do not fight."""

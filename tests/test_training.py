@@ -26,7 +26,7 @@ from models.networks import Classifier, Step
 from models.preprocessing import Signature, fit_standardisation
 from models.settings import Activation, ModelSettings, Normalisation, TrainingSettings
 from models.stack import precision_on
-from models.training import single_threaded, train
+from models.training import best_device, gpu_name, single_threaded, train
 
 SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "event", "l2", "l2"), ("signal", "background"))
 MODEL = ModelSettings(hidden=(17, 9), dropout=0.2)  # widths that fill no vector register
@@ -509,3 +509,10 @@ def test_standardisation_comes_from_the_training_events_alone() -> None:
     fit = fit_standardisation(events.values[rows], events.present[rows], events.weights[rows], events.labels[rows])
     assert trained.standardisation.mean == pytest.approx(fit.mean, rel=1e-6)
     assert trained.standardisation.scale == pytest.approx(fit.scale, rel=1e-6)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_it_trains_on_a_gpu_where_there_is_one(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU 1")
+    assert (best_device(), gpu_name()) == (("cuda", "GPU 1") if there else ("cpu", None))

@@ -34,7 +34,7 @@ from workflow.identity import FORMAT, canonical, fingerprint, library_versions
 from workflow.messages import show_user_errors
 from workflow.parameters import ChoiceParameter, OverridesParameter, ReasonParameter
 from workflow.plan import Plan, open_plan
-from workflow.provenance import Cost, Meter, circumstances, read_record
+from workflow.provenance import Cost, Meter, circumstances, processor, read_record
 from workflow.reasons import earlier_runs, explain, source_file, why
 from workflow.store import atomic_write, staged, store_folder
 from workflow.tracing import function_source, sources_changed, step_code, step_source, user_function, user_label
@@ -447,7 +447,12 @@ class Task(BuiltOnce, Generic[S]):
             "adopted": [note for note in notes if note],
             "files": list(self.files()),
             **circumstances(meter, before),
+            "device": self.device(),
         }
+
+    def device(self) -> str:
+        """The model of what computes the outputs."""
+        return processor()
 
     def keep_sources(self) -> None:
         """Keep the code behind the hashes, so that `--why` can show later what has changed in it."""

@@ -82,7 +82,6 @@ def circumstances(meter: Meter, before: Cost | None = None) -> dict[str, Any]:
         "cpu_seconds": round(cost.cpu, 3),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "host": socket.gethostname(),
-        "device": processor(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
         "code": source_version(),
@@ -109,7 +108,7 @@ def user() -> str:
 
 @lru_cache(maxsize=1)
 def processor() -> str:
-    """Model of the processor: so far everything runs there."""
+    """Model of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux

@@ -105,6 +105,11 @@ class TrainFolds(Workflow[TrainSlice]):
                     task.write(task.files(), partial(save_network, network), before=cost)
                 kept.clear()
 
+    def device(self) -> str:
+        from models.training import gpu_name
+
+        return gpu_name() or super().device()
+
     @staticmethod
     def compute(settings: TrainSlice, given: Given, out: Path) -> None:
         save_network(train_stack([settings], given)[0], out)
