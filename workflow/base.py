@@ -114,6 +114,12 @@ class Task(BuiltOnce, Generic[S]):
         significant=False,
         description="where branches run: local processes or dask workers; changes no result; default: local",
     )
+    cluster = luigi.Parameter(
+        default="local",
+        significant=False,
+        description="with --workflow dask, whose workers: the section [cluster_NAME] of law.cfg; changes no result; "
+        "default: local",
+    )
     debug = luigi.BoolParameter(
         default=False,
         significant=False,
@@ -495,10 +501,15 @@ Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_say_where)
 
 
 class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
-    """A step of many branches."""
+    """A step of many branches.
+
+    Attributes:
+        wants_gpu: Whether branches run on workers with a GPU, where the cluster has any.
+    """
 
     exclude_index = True
-    prefer_params_cli = {"workflow"}
+    prefer_params_cli = {"workflow", "cluster"}
+    wants_gpu = False
 
     def req_branch(self, branch: int, **kwargs: Any) -> Any:
         """One branch of this workflow, the same object as for those that require it."""

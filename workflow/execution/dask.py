@@ -1,16 +1,21 @@
-"""dask workers: the same groups, through a scheduler of dask.distributed on this machine."""
+"""law's workflow type `dask`: the same groups, through a scheduler of dask.distributed, here or on a batch system."""
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 
 import law
 
-from workflow.execution.executor import Group, GroupProxy, listen, run_group, worker_count
-from workflow.execution.local import SINGLE_THREADED
+from analysis.errors import UserError
+from workflow.execution.clusters import Profile, profile, start
+from workflow.execution.executor import Group, GroupProxy, listen, run_group
+from workflow.store import store_folder
 
 TOPIC = "eventfold-progress"
+DEATHS = 5
+"""Workers that may die under a group before it is given up: its training goes on from checkpoints each time."""
 
 
 class DaskProxy(GroupProxy):
@@ -19,8 +24,11 @@ class DaskProxy(GroupProxy):
     workflow_type = "dask"
 
     def executor(self) -> DaskExecutor:
-        """The cluster of this run."""
-        return dask_executor()
+        """The cluster of this run; training may have one of its own."""
+        chosen = profile(self.task.cluster)
+        if self.task.wants_gpu and chosen.gpu_cluster:
+            chosen = profile(chosen.gpu_cluster)
+        return dask_executor(chosen)
 
 
 class DaskWorkflow(law.BaseWorkflow):
@@ -30,49 +38,77 @@ class DaskWorkflow(law.BaseWorkflow):
     exclude_index = True
 
 
-@lru_cache(maxsize=1)
-def dask_executor() -> DaskExecutor:
-    """The cluster of this process, started when it is first needed and ended with the process."""
-    return DaskExecutor(worker_count())
+@cache
+def dask_executor(chosen: Profile) -> DaskExecutor:
+    """The cluster of a profile, started when it is first needed and ended with this process."""
+    executor = DaskExecutor(chosen)
+    atexit.register(executor.close)
+    return executor
 
 
 class DaskExecutor:
-    """Runs groups on a dask cluster of local, single-threaded processes."""
+    """Runs groups on the workers of a dask cluster."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, chosen: Profile) -> None:
         import dask
-        from distributed import Client, LocalCluster
+        from distributed import Client
 
-        self.slots = workers
-        # Loopback only, and no dashboard: a scheduler's port runs whatever it is sent.
-        dask.config.set({"distributed.nanny.pre-spawn-environ": SINGLE_THREADED})
-        self._cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs=40,
-        )
-        self._client = Client(self._cluster)
+        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS})
+        self.slots, self._profile = chosen.most, chosen
+        self._cluster = None
+        if chosen.kind == "scheduler":
+            self._client = Client(chosen.address or None, scheduler_file=chosen.scheduler_file or None)
+        else:
+            self._cluster = start(chosen, store_folder() / "clusters" / chosen.name)
+            self._client = Client(self._cluster, security=self._cluster.security)
 
     def submit(self, groups: Sequence[Group], say: Callable[[str], None]) -> Iterator[Group]:
-        """Run groups and yield each as it ends."""
-        from distributed import as_completed
+        """Run groups and yield each as it ends.
+
+        Raises:
+            UserError: Workers died again and again under a group.
+        """
+        from distributed import KilledWorker, as_completed
 
         def show(event: tuple[float, str]) -> None:
             say(event[1])
 
         self._client.subscribe_topic(TOPIC, show)
         # Not pure: a branch whose output was removed runs again under the same arguments.
-        futures = {self._client.submit(_run, group, pure=False): group for group in groups}
+        futures = {
+            self._client.submit(
+                _run, group, pure=False, resources={"GPU": 1} if group.gpu and self._profile.gpus else None
+            ): group
+            for group in groups
+        }
         try:
             for future in as_completed(futures):
-                future.result()
+                try:
+                    future.result()
+                except KilledWorker as error:
+                    raise UserError(
+                        f"{futures[future].name}: {DEATHS} workers died under it, the last one at "
+                        f"{error.last_worker.address}. {self._where_to_look()}"
+                    ) from error
                 yield futures[future]
         finally:
             self._client.cancel(list(futures))
             self._client.unsubscribe_topic(TOPIC)
+
+    def _where_to_look(self) -> str:
+        if self._profile.kind in ("slurm", "htcondor"):
+            folder = store_folder() / "clusters" / self._profile.name
+            return (
+                f"The logs of its jobs are in {folder}; if memory or walltime was short, raise memory or walltime in "
+                f"[cluster_{self._profile.name}] of law.cfg. What is complete stays."
+            )
+        return "If memory is short, lower data.chunk or the number of workers. What is complete stays."
+
+    def close(self) -> None:
+        """End the workers, and their jobs."""
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
 
 def _run(group: Group) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from abc import abstractmethod
@@ -26,6 +25,7 @@ class Group:
         branches: Branch numbers.
         fingerprints: The identity that each branch had when the run began.
         stamps: The state that the record of its outputs had then.
+        gpu: Whether they want a GPU.
     """
 
     family: str
@@ -33,6 +33,7 @@ class Group:
     branches: tuple[int, ...]
     fingerprints: tuple[str, ...]
     stamps: tuple[Stamp, ...]
+    gpu: bool
 
     @property
     def name(self) -> str:
@@ -139,6 +140,7 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
                 branches=tuple(branches),
                 fingerprints=tuple(pending[b].fingerprint for b in branches),
                 stamps=tuple(pending[b].stamp() for b in branches),
+                gpu=self.task.wants_gpu,
             )
             for branches in self.task.group_branches(list(pending), executor.slots)
         ]
@@ -152,11 +154,6 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
             _failures.append(error)
             raise
         progress.close()
-
-
-def worker_count() -> int:
-    """Processes that run side by side on this machine: the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 PAUSE = 5.0

@@ -16,11 +16,9 @@ from typing import Any
 import law
 
 from analysis.errors import UserError
+from workflow.execution.clusters import SINGLE_THREADED, available_cores
 from workflow.execution.ending import GRACE
-from workflow.execution.executor import Group, GroupProxy, listen, run_group, worker_count
-
-SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-"""Environment of every worker: training arithmetic is single-threaded per process (contract 7)."""
+from workflow.execution.executor import Group, GroupProxy, listen, run_group
 
 
 class LocalProxy(GroupProxy):
@@ -43,7 +41,7 @@ class LocalWorkflow(law.BaseWorkflow):
 @lru_cache(maxsize=1)
 def local_executor() -> LocalExecutor:
     """The pool of this process, started when it is first needed."""
-    return LocalExecutor(worker_count())
+    return LocalExecutor(available_cores())
 
 
 class LocalExecutor:

@@ -46,6 +46,7 @@ class TrainFolds(Workflow[TrainSlice]):
 
     exclude_index = False
     libraries = ("torch",)
+    wants_gpu = True
 
     checkpoint = luigi.FloatParameter(
         default=60.0,

@@ -1,0 +1,211 @@
+"""Clusters as profiles: the sections `[cluster_NAME]` of law.cfg, and the dask clusters that they describe."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import law
+
+from analysis.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from distributed import Security
+
+PREFIX = "cluster_"
+Kind = Literal["local", "slurm", "htcondor", "scheduler"]
+SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+"""Environment of every worker: training arithmetic is single-threaded per process (contract 7)."""
+PASSED = ("EVENTFOLD_STORE", "EVENTFOLD_DATA", "EVENTFOLD_VENV", "EVENTFOLD_TORCH")
+"""Variables of the submitting shell that jobs get; everything else comes from setup.sh."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where branches run.
+
+    Attributes:
+        name: What `--cluster` calls it.
+        kind: ``local`` processes; jobs of ``slurm`` or ``htcondor``; a ``scheduler`` of dask that runs already.
+        workers: Most workers; 0 for one on each core of this machine.
+        minimum: Workers that are kept while there is work.
+        memory: Of a worker, as in ``4GB``.
+        gpus: Of a worker.
+        gpu_cluster: The profile whose workers train networks; by default this one.
+        queue: Partition of Slurm.
+        account: Account that pays.
+        walltime: Of a job, as Slurm writes it: ``4:00:00``.
+        disk: Of a job of HTCondor, as in ``10GB``.
+        interface: Network interface that workers and scheduler share; by default that of the host's name.
+        scratch: Folder for workers' own files, on their machine.
+        directives: Further lines of the job's description, one a line.
+        skip: Directives to leave out, one a line.
+        prologue: Shell commands before setup.sh, one a line.
+        address: Of a running scheduler.
+        scheduler_file: Of a running scheduler.
+        death_timeout: Seconds after which a worker without a scheduler ends.
+    """
+
+    name: str
+    kind: Kind = "local"
+    workers: int = 0
+    minimum: int = 0
+    memory: str = "2GB"
+    gpus: int = 0
+    gpu_cluster: str = ""
+    queue: str = ""
+    account: str = ""
+    walltime: str = ""
+    disk: str = "4GB"
+    interface: str = ""
+    scratch: str = ""
+    directives: str = ""
+    skip: str = ""
+    prologue: str = ""
+    address: str = ""
+    scheduler_file: str = ""
+    death_timeout: int = 60
+
+    @property
+    def most(self) -> int:
+        """Most workers."""
+        return self.workers or available_cores()
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def profile(name: str) -> Profile:
+    """Read a profile from law.cfg.
+
+    Raises:
+        UserError: There is none of that name, or it has an unknown key or a value of a wrong kind.
+    """
+    config = law.config.Config.instance()
+    known = sorted(section.removeprefix(PREFIX) for section in config.sections() if section.startswith(PREFIX))
+    if name not in known:
+        raise UserError(f"--cluster {name}: law.cfg has no section [{PREFIX}{name}]. {nearest(name, known)}")
+    section = f"{PREFIX}{name}"
+    types = {field.name: str(field.type) for field in fields(Profile) if field.name != "name"}
+    values: dict[str, Any] = {}
+    for key in config.options(section):
+        if key not in types:
+            raise UserError(f"law.cfg, [{section}]: {key} is no key of a cluster. {nearest(key, types)}")
+        text = str(config.get_expanded(section, key, default="") or "").strip()
+        if types[key] == "int" and not text.isdigit():
+            raise UserError(f"law.cfg, [{section}]: {key} is {text!r}; expected a whole number.")
+        values[key] = int(text) if types[key] == "int" else text
+    chosen = Profile(name, **values)
+    if chosen.kind not in get_args(Kind):
+        raise UserError(f"law.cfg, [{section}]: kind is {chosen.kind!r}; expected one of {', '.join(get_args(Kind))}.")
+    if chosen.kind == "scheduler" and not (chosen.address or chosen.scheduler_file):
+        raise UserError(f"law.cfg, [{section}]: a cluster of kind scheduler needs address or scheduler_file.")
+    return chosen
+
+
+def start(chosen: Profile, folder: Path) -> Any:
+    """Start a dask cluster whose scheduler and workers speak TLS, with certificates of its own.
+
+    Args:
+        chosen: The profile; not of kind ``scheduler``.
+        folder: Where the logs of jobs and the certificates of this run are kept; every worker must see it.
+
+    Raises:
+        UserError: The batch system's programs are not there.
+    """
+    import dask
+    from distributed import LocalCluster, Security
+    from distributed.deploy.spec import SpecCluster
+
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Spawned workers get it before they import numpy.
+    dask.config.set({"distributed.nanny.pre-spawn-environ": SINGLE_THREADED})
+    security = Security.temporary()
+    if chosen.kind == "local":
+        return LocalCluster(
+            n_workers=chosen.most,
+            threads_per_worker=1,
+            processes=True,
+            protocol="tls://",
+            host="127.0.0.1",
+            security=security,
+            dashboard_address=None,
+            memory_limit=chosen.memory or "auto",
+            resources={"GPU": 1} if chosen.gpus else None,
+            local_directory=chosen.scratch or str(folder),
+            death_timeout=chosen.death_timeout,
+            silence_logs=40,
+        )
+    cluster: SpecCluster = _batch_cluster(chosen, folder, security)
+    # Jobs that are lost are replaced; those that have had nothing to do for a minute end.
+    cluster.adapt(
+        minimum_jobs=chosen.minimum, maximum_jobs=chosen.most, interval="1s", wait_count=60, target_duration="5s"
+    )
+    return cluster
+
+
+def _batch_cluster(chosen: Profile, folder: Path, security: Security) -> Any:
+    from dask_jobqueue.htcondor import HTCondorCluster
+    from dask_jobqueue.slurm import SLURMCluster
+
+    program = {"slurm": "sbatch", "htcondor": "condor_submit"}[chosen.kind]
+    if shutil.which(program) is None:
+        raise UserError(
+            f"--cluster {chosen.name}: {program} is not on this machine; start the run where jobs are submitted."
+        )
+    common: dict[str, Any] = {
+        "cores": 1,
+        "processes": 1,
+        "memory": chosen.memory,
+        "protocol": "tls://",
+        "security": security,
+        "shared_temp_directory": str(folder),
+        "log_directory": str(folder),
+        "interface": chosen.interface or None,
+        "local_directory": chosen.scratch or None,
+        "death_timeout": chosen.death_timeout,
+        "job_name": "eventfold",
+        "python": "python",
+        "shebang": "#!/bin/bash",
+        "worker_extra_args": ["--no-dashboard", *(["--resources", f"GPU={chosen.gpus}"] if chosen.gpus else [])],
+        "job_script_prologue": bootstrap(chosen),
+        "job_directives_skip": lines(chosen.skip),
+        "scheduler_options": {"dashboard_address": None, **({} if chosen.interface else {"host": socket.getfqdn()})},
+        "silence_logs": "error",
+    }
+    if chosen.kind == "slurm":
+        gpus = [f"--gres=gpu:{chosen.gpus}"] if chosen.gpus else []
+        return SLURMCluster(
+            queue=chosen.queue or None,
+            account=chosen.account or None,
+            walltime=chosen.walltime or None,
+            job_extra_directives=[*gpus, *lines(chosen.directives)],
+            **common,
+        )
+    pairs = dict(line.split("=", 1) for line in lines(chosen.directives))
+    gpus_wanted = {"request_gpus": str(chosen.gpus)} if chosen.gpus else {}
+    return HTCondorCluster(
+        disk=chosen.disk,
+        job_extra_directives={**gpus_wanted, **{key.strip(): value.strip() for key, value in pairs.items()}},
+        **common,
+    )
+
+
+def bootstrap(chosen: Profile) -> list[str]:
+    """Shell commands that make the environment of a job: nothing but setup.sh, and the variables that it reads."""
+    root = Path(__file__).resolve().parents[2]
+    passed = [f"export {name}={shlex.quote(os.environ[name])}" for name in PASSED if name in os.environ]
+    pinned = [f"export {name}={value}" for name, value in SINGLE_THREADED.items()]
+    return [*lines(chosen.prologue), *passed, *pinned, f"source {shlex.quote(str(root / 'setup.sh'))} || exit 1"]
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a key of several lines."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
