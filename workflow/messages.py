@@ -12,6 +12,7 @@ import threading
 from types import FrameType, TracebackType
 
 from analysis.errors import UserError
+from workflow.execution.executor import close_all
 
 # A message may have several lines; what follows it in a chain of exceptions is no part of it.
 _IN_TRACEBACK = re.compile(
@@ -71,5 +72,6 @@ def _quiet_interrupt(kind: type[BaseException], error: BaseException, trace: Tra
         sys.__excepthook__(kind, error, trace)
         return
     print("\ninterrupted: what is complete stays, start the run again to go on", file=sys.stderr, flush=True)  # noqa: T201
-    # Workers see that their head is gone and end (workflow.execution.local); waiting for them would not help.
+    # Local workers see that their head is gone and end; jobs of a batch system have to be taken back.
+    close_all()
     os._exit(128 + (signal.SIGTERM if issubclass(kind, _Terminated) else signal.SIGINT))

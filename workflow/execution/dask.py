@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
@@ -10,10 +9,9 @@ import law
 
 from analysis.errors import UserError
 from workflow.execution.clusters import Profile, profile, start
-from workflow.execution.executor import Group, GroupProxy, listen, run_group
+from workflow.execution.executor import Group, GroupProxy, close_at_end
 from workflow.store import store_folder
 
-TOPIC = "eventfold-progress"
 DEATHS = 5
 """Workers that may die under a group before it is given up: its training goes on from checkpoints each time."""
 
@@ -42,7 +40,7 @@ class DaskWorkflow(law.BaseWorkflow):
 def dask_executor(chosen: Profile) -> DaskExecutor:
     """The cluster of a profile, started when it is first needed and ended with this process."""
     executor = DaskExecutor(chosen)
-    atexit.register(executor.close)
+    close_at_end(executor.close)
     return executor
 
 
@@ -61,6 +59,10 @@ class DaskExecutor:
         else:
             self._cluster = start(chosen, store_folder() / "clusters" / chosen.name)
             self._client = Client(self._cluster, security=self._cluster.security)
+        if chosen.gpus:
+            from workflow.execution.workers import ProvenGpu
+
+            self._client.register_plugin(ProvenGpu())
 
     def submit(self, groups: Sequence[Group], say: Callable[[str], None]) -> Iterator[Group]:
         """Run groups and yield each as it ends.
@@ -70,6 +72,8 @@ class DaskExecutor:
         """
         from distributed import KilledWorker, as_completed
 
+        from workflow.execution.workers import TOPIC, run
+
         def show(event: tuple[float, str]) -> None:
             say(event[1])
 
@@ -77,7 +81,7 @@ class DaskExecutor:
         # Not pure: a branch whose output was removed runs again under the same arguments.
         futures = {
             self._client.submit(
-                _run, group, pure=False, resources={"GPU": 1} if group.gpu and self._profile.gpus else None
+                run, group, pure=False, resources={"GPU": 1} if group.gpu and self._profile.gpus else None
             ): group
             for group in groups
         }
@@ -109,11 +113,3 @@ class DaskExecutor:
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
-
-
-def _run(group: Group) -> None:
-    from distributed import get_worker
-
-    worker = get_worker()
-    listen(lambda text: worker.log_event(TOPIC, text))
-    run_group(group)

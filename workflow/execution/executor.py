@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +57,28 @@ class Executor(Protocol):
         """Run all groups and yield each as it ends; raises what a group raised."""
         ...
 
+
+_closers: list[Callable[[], None]] = []
+
+
+def close_at_end(close: Callable[[], None]) -> None:
+    """Have something closed when this process ends, once, however it ends but for SIGKILL."""
+    _closers.append(close)
+
+
+def close_all(seconds: float = 20.0) -> None:
+    """Close what is open, the last one first; what takes longer than some seconds is left."""
+
+    def work() -> None:
+        while _closers:
+            _closers.pop()()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+atexit.register(close_all)
 
 _say: Callable[[str], None] | None = None
 
