@@ -23,6 +23,7 @@ from models.losses import class_factors, cross_entropy
 from models.members import MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier, Step
 from models.preprocessing import Signature, fit_standardisation
+from models.replay import Replay
 from models.settings import Activation, ModelSettings, Normalisation, TrainingSettings
 from models.stack import precision_on
 from models.training import single_threaded, train
@@ -507,3 +508,28 @@ def test_standardisation_comes_from_the_training_events_alone() -> None:
     fit = fit_standardisation(events.values[rows], events.present[rows], events.weights[rows], events.labels[rows])
     assert trained.standardisation.mean == pytest.approx(fit.mean, rel=1e-6)
     assert trained.standardisation.scale == pytest.approx(fit.scale, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "window", "recordings"),
+    [((4, 4), None, 1), ((4, 4), 1000, 2), ((2, 4), None, 2)],
+    ids=["one table", "two buffers", "one member leaves"],
+)
+def test_recorded_steps_serve_all_epochs_until_a_member_leaves(
+    epochs: tuple[int, int], window: int | None, recordings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Replay] = []
+
+    class Noted(Replay):
+        def advance(self, most: int) -> int:
+            if self not in used:
+                used.append(self)
+            return super().advance(most)
+
+    monkeypatch.setattr("models.training.Replay", Noted)
+    plans = [
+        dataclasses.replace(plan, settings=dataclasses.replace(TRAINING, epochs=count, window=window))
+        for plan, count in zip(make_plans()[:2], epochs, strict=True)
+    ]
+    train(make_events(), plans)
+    assert len(used) == recordings
