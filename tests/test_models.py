@@ -19,7 +19,7 @@ from torch.nn import functional
 from models import hashing, optimisation
 from models.dropout import Dropout
 from models.losses import class_factors, cross_entropy
-from models.networks import ACTIVATIONS, NETWORKS, Classifier, stack_statistics
+from models.networks import ACTIVATIONS, NETWORKS, Classifier, Step, stack_statistics
 from models.preprocessing import Signature, encode, fit_standardisation
 from models.settings import Activation, ModelSettings, Schedule, TrainingSettings
 

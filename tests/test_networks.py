@@ -35,14 +35,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "linear": nn.Identity,
 }
-IN_SINGLE = pytest.mark.xfail(strict=True, reason="normalisations compute in single precision whatever comes in")
-NORMALISATIONS = [
-    ("none", 1e-10),
-    ("batch", 1e-4),
-    ("layer", 1e-4),
-    pytest.param("batch", 1e-10, marks=IN_SINGLE),
-    pytest.param("layer", 1e-10, marks=IN_SINGLE),
-]
+NORMALISATIONS = [(kind, 1e-10) for kind in get_args(Normalisation)]
 
 
 class Scale(nn.Module):
@@ -236,7 +229,7 @@ class TestAgainstTorch:
         assert_as_plain(settings, real if training else None, tolerance)
 
     @pytest.mark.parametrize("kind", get_args(NetworkType))
-    @pytest.mark.parametrize("tolerance", [1e-4, pytest.param(1e-10, marks=IN_SINGLE)])
+    @pytest.mark.parametrize("tolerance", [1e-10])
     def test_running_moments_of_several_steps(self, kind: NetworkType, tolerance: float) -> None:
         """A member whose batch is all padding keeps them to the last bit, as torch's does that sees no batch."""
         settings = ModelSettings(type=kind, hidden=(8, 6), normalisation="batch", submodels=3)
@@ -391,7 +384,10 @@ class TestDropout:
         step = Step(torch.tensor([5, 6, 7]), dropout, torch.ones(3, 64) > 0)
         logits, quiet = stack.logits(step), stack.logits(None)
         count = stack.submodels * 64
-        masks = [step.dropout(torch.ones(3, count, width, dtype=torch.float64), layer) for layer, width in enumerate(settings.hidden)]
+        masks = [
+            step.dropout(torch.ones(3, count, width, dtype=torch.float64), layer)
+            for layer, width in enumerate(settings.hidden)
+        ]
         assert torch.equal(logits[1], quiet[1])
         for member in (0, 2):
             assert not torch.equal(logits[member], quiet[member])

@@ -68,7 +68,7 @@ class Device:
         return self.graphs[-1]
 
     @contextmanager
-    def record(self, graph: Graph) -> Iterator[None]:
+    def record(self, graph: Graph, **_: str) -> Iterator[None]:
         assert self.recording is None
         assert not graph.calls
         self.recording = graph
@@ -169,8 +169,8 @@ TRAINING = TrainingSettings(epochs=3, batch_size=10, learning_rate=5e-3)
 class Recorded:
     """Trains on the processor with a recording device: a replay needs the tensors that were there at the recording."""
 
-    STACK = ("parameters", "batches", "rates", "active", "factors", "step", "time", "keys", "running", "seen")
-    OTHERS = ("divisors", "drop", "largest")
+    STACK = ("parameters", "batches", "rates", "active", "factors", "step", "time", "keys", "running")
+    OTHERS = ("divisors", "largest")
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.device = Device(patch)
