@@ -272,6 +272,16 @@ class Configuration(Section):
         return self
 
     @model_validator(mode="after")
+    def _batches_fit(self) -> Configuration:
+        classes = len(self.classes.processes)
+        if self.training.sampling == "balanced" and self.training.batch_size < classes:
+            raise ValueError(
+                f"key training.batch_size: {self.training.batch_size}; balanced batches hold each of the {classes} "
+                "classes, so that they need at least as many events"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _datasets_fit(self) -> Configuration:
         generators: dict[str, str] = {}
         for name, dataset in self.data.datasets.items():

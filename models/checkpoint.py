@@ -37,7 +37,6 @@ class Checkpoint:
     Attributes:
         place: How far its training is.
         running: Training loss of the next epoch so far, summed over events.
-        seen: The number of these events.
         ended: Whether its training has ended, with its best epoch behind it.
         steps: Steps of the optimiser done in all.
         parameters: float32 ``[P]``.
@@ -51,7 +50,6 @@ class Checkpoint:
 
     place: Place
     running: float
-    seen: float
     ended: bool
     steps: float
     parameters: Floats
@@ -67,7 +65,7 @@ class Checkpoint:
         from safetensors.numpy import save
 
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        numbers = [*self.place, self.running, self.seen, self.ended, self.steps]
+        numbers = [*self.place, self.running, self.ended, self.steps]
         return save({**arrays, "state": np.array([FORMAT, *numbers], dtype=np.float64)})
 
     @staticmethod
@@ -87,11 +85,10 @@ class Checkpoint:
             raise ValueError(f"no checkpoint: {error}") from error
         if version != FORMAT:
             raise ValueError(f"a checkpoint of version {version:g}; expected {FORMAT}")
-        epochs, window, step, running, seen, ended, steps = numbers
+        epochs, window, step, running, ended, steps = numbers
         return Checkpoint(
             place=Place(int(epochs), int(window), int(step)),
             running=float(running),
-            seen=float(seen),
             ended=bool(ended),
             steps=float(steps),
             **arrays,

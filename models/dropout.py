@@ -21,7 +21,11 @@ _BANK_STREAM = 6
 
 
 class Dropout:
-    """Dropout (Srivastava et al. 2014) with a rate for each member of a stack."""
+    """Dropout (Srivastava et al. 2014) with a rate for each member of a stack.
+
+    Attributes:
+        banks: The masks by width H, those of one rate after those of another: ``[rates · BANK, H]`` each.
+    """
 
     def __init__(self, rates: Sequence[float], widths: Iterable[int], dtype: torch.dtype, device: str) -> None:
         """Make the masks.
@@ -34,7 +38,7 @@ class Dropout:
         """
         different = sorted(set(rates))
         self._starts = torch.tensor([different.index(rate) * BANK for rate in rates], device=device)  # (M,)
-        self._banks = {
+        self.banks = {
             width: torch.cat([_masks(width, rate) for rate in different]).to(device=device, dtype=dtype)
             for width in set(widths)
         }  # (rates · BANK, H) each
@@ -55,7 +59,7 @@ class Dropout:
         """
         drawn = hashing.counters(keys, hidden.shape[1]).bitwise_and_(BANK - 1)  # (M, B)
         rows = drawn + self._starts.unsqueeze(1)  # (M, B)
-        masks = self._banks[hidden.shape[2]].index_select(0, rows.flatten())  # (M·B, H)
+        masks = self.banks[hidden.shape[2]].index_select(0, rows.flatten())  # (M·B, H)
         return hidden * masks.view(hidden.shape).to(hidden.dtype)
 
 

@@ -76,7 +76,9 @@ class Table:
         values, present, labels, weights = (
             column.index_select(0, places).view(*rows.shape, *column.shape[1:]) for column in columns
         )
-        return values, present, labels, weights * (rows >= 0)
+        real = rows >= 0  # (M, B)
+        # What pads may be an event that no network uses, with anything in it.
+        return values, present & real.unsqueeze(-1), labels * real, torch.where(real, weights, 0.0)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Windows:
             validation: For each member, which events it stops on, ``[N]``.
             size: Events in a window; ``None`` for all.
             by_class: Whether to group the rows to train on by class.
-            rows: Lists of rows are padded to a multiple of so many.
+            rows: Lists of rows to stop on are padded to a multiple of so many.
             device: torch's name of the device.
         """
         self._events, self._columns = events, events.columns()
@@ -136,7 +138,7 @@ class Windows:
             table = Table(*(torch.from_numpy(column).to(device) for column in self._columns))
             self.whole = self._window(table, [(0, count)])
         else:
-            edges = np.linspace(0, count, -(-count * PARTS // size) + 1).astype(np.int64)
+            edges = np.linspace(0, count, -(-count // (size // PARTS)) + 1).astype(np.int64)
             self._longest = int(np.diff(edges).max()) * PARTS
             self._slots = [self._empty(), self._empty()]
             cuda = self._device.type == "cuda"
@@ -156,7 +158,7 @@ class Windows:
     def order(self, epoch: int) -> list[list[int]]:
         """The parts of each window of an epoch; they follow from the epoch alone."""
         parts = sorted(range(len(self._parts)), key=lambda part: hashing.key(_PARTS_STREAM, epoch, part))
-        return [sorted(parts[i : i + PARTS]) for i in range(0, len(parts), PARTS)]
+        return [sorted(own.tolist()) for own in np.array_split(parts, -(-len(parts) // PARTS))]
 
     def steps(self, epoch: int, batch_size: int) -> Counts:
         """The number of each member's batches in each window of an epoch, ``[W, M]``."""
@@ -175,6 +177,8 @@ class Windows:
         if self.whole is not None:
             yield self.whole
             return
+        if self._side is not None:  # steps that the device has still to do may read either buffer
+            self._side.wait_stream(torch.cuda.current_stream(self._device))
         with ThreadPoolExecutor(1) as thread:
             coming: Future[Window] = thread.submit(self._fill, 0, order[0], self._free())
             for number in range(len(order)):
@@ -231,14 +235,14 @@ class Windows:
         stops = [np.flatnonzero(chosen(use)) for use in self._validation]
         return Window(
             table=table,
-            groups=tuple(self._padded(group) for group in groups),
+            groups=tuple(self._padded(group, 1) for group in groups),
             counts=np.array([[len(rows) for rows in group] for group in groups]).T,
-            validation=self._padded(stops),
+            validation=self._padded(stops, self._rows),
         )
 
-    def _padded(self, rows: Sequence[npt.NDArray[np.int64]]) -> Tensor:
-        """Stack row numbers ``[n_m]`` into int64 ``[M, L]``; what pads a member is an event of its own."""
-        length = -(-max(len(chosen) for chosen in rows) // self._rows) * self._rows
+    def _padded(self, rows: Sequence[npt.NDArray[np.int64]], multiple: int) -> Tensor:
+        """Stack row numbers ``[n_m]`` into int64 ``[M, L]``, L a multiple of some number and not zero."""
+        length = max(1, -(-max(len(chosen) for chosen in rows) // multiple)) * multiple
         stacked = np.empty((len(rows), length), dtype=np.int64)
         for position, chosen in enumerate(rows):
             stacked[position, : len(chosen)] = chosen

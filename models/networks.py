@@ -178,7 +178,8 @@ class Dense:
         kind = self.settings.normalisation
         if kind == "none":
             return hidden
-        units = hidden.view(len(hidden), self.submodels, -1, hidden.shape[-1]).float()  # (M, K, B, H)
+        units = hidden.view(len(hidden), self.submodels, -1, hidden.shape[-1])  # (M, K, B, H)
+        units = units.to(torch.promote_types(units.dtype, torch.float32))  # (M, K, B, H)
         if kind == "layer":
             variance, mean = torch.var_mean(units, dim=-1, correction=0, keepdim=True)  # (M, K, B, 1) each
         elif step is None:

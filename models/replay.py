@@ -40,7 +40,8 @@ class Replay:
         count = SEVERAL if most >= SEVERAL else 1
         if count not in self._graphs:
             self._graphs[count] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graphs[count]):
+            # Only this thread records: another one may meanwhile read the next window to the device.
+            with torch.cuda.graph(self._graphs[count], capture_error_mode="thread_local"):
                 for _ in range(count):
                     self._step()
         self._graphs[count].replay()

@@ -7,7 +7,6 @@ events, on the device or on who else is in the stack.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,7 +26,7 @@ def batches(window: Window, sampling: Sampling, size: int, keys: Tensor, factors
         sampling: How they are chosen.
         size: Events of a batch.
         keys: Keys of this epoch and window, int64 ``[M]``.
-        factors: Of the classes, which balance their weights, float64 ``[M, C]``.
+        factors: Of the classes, which balance their weights in a plain epoch, float64 ``[M, C]``.
 
     Returns:
         Rows of the window's table, int64 ``[S, M, size]``; a member with fewer steps than S has rows below zero.
@@ -51,18 +50,27 @@ def shares(size: int, classes: int) -> list[int]:
     return [size // classes + (label < size % classes) for label in range(classes)]
 
 
-def balanced_factors(
-    factors: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], size: int
-) -> npt.NDArray[np.float64]:
-    """Turn factors that balance classes in a plain epoch, ``[C]``, into those for balanced batches.
+def loss_factors(window: Window, sampling: Sampling, size: int, factors: Tensor) -> Tensor:
+    """Find what each drawn event counts, such that those drawn from a window stand for all of its events.
 
     Args:
-        factors: Those of `models.losses.class_factors`.
-        counts: A member's training events of each class, ``[C]``.
+        window: As for `batches`.
+        sampling: As for `batches`.
         size: Events of a batch.
+        factors: Of the classes, which balance their weights in a plain epoch, float64 ``[M, C]``.
+
+    Returns:
+        float64 ``[M, C]``, to be multiplied by an event's weight, or by its sign if ``sampling`` is ``weighted``.
     """
-    scaled: npt.NDArray[np.float64] = factors * counts * size / (counts.sum() * np.array(shares(size, len(counts))))
-    return scaled
+    count = window.counts.sum(axis=1)  # (M,)
+    if sampling == "weighted":
+        means = balanced_sizes(window, factors).sum(dim=1) / torch.from_numpy(count).to(factors).clamp(min=1)  # (M,)
+        return means.unsqueeze(1).expand_as(factors)  # (M, C)
+    if sampling == "balanced":
+        steps = -(-count // size)  # (M,)
+        draws = np.outer(steps, shares(size, factors.shape[1]))  # (M, C)
+        return factors * torch.from_numpy(window.counts / np.maximum(draws, 1)).to(factors)  # (M, C)
+    return factors
 
 
 def _shuffled(table: Table, rows: Tensor, counts: Counts, draws: Counts, keys: Tensor) -> Tensor:
@@ -88,12 +96,12 @@ def _shuffled(table: Table, rows: Tensor, counts: Counts, draws: Counts, keys: T
     hashes = hashing.splitmix64(identity.unsqueeze(1) ^ mixed)  # (M, Q, L)
     hashes.masked_fill_(padding.unsqueeze(1), _LAST)  # padding goes last
     order = _order(hashes).flatten(1)  # (M, Q·L)
-    place = torch.arange(int(draws.max()), device=rows.device).unsqueeze(0)  # (1, T)
+    place = torch.arange(max(1, int(draws.max())), device=rows.device).unsqueeze(0)  # (1, T)
     if passes == 1:
         order = order[:, : place.shape[1]]  # (M, T)
     else:
         own = torch.from_numpy(least).to(rows.device).unsqueeze(1)  # (M, 1)
-        order = order.gather(1, place // own * rows.shape[1] + place % own)  # (M, T)
+        order = order.gather(1, (place // own).clamp(max=passes - 1) * rows.shape[1] + place % own)  # (M, T)
     beyond = place >= torch.from_numpy(draws).to(rows.device).unsqueeze(1)  # (M, T)
     return torch.where(beyond, _filler(rows), rows.gather(1, order))  # (M, T)
 

@@ -45,7 +45,7 @@ class ModelSettings:
     def __post_init__(self) -> None:
         # Width 1 would turn matrix products into matrix-vector products, whose rounding depends on the stack.
         _require(all(width >= 2 for width in self.hidden), "hidden", self.hidden, "widths of at least 2")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a share of at least 0 and below 1")
+        _require(0 <= self.dropout <= 0.99, "dropout", self.dropout, "a share between 0 and 0.99")
         _require(self.submodels >= 1, "submodels", self.submodels, "at least 1")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from models import hashing, sampling
 from models.checkpoint import Checkpoint, Place
 from models.dropout import Dropout
-from models.events import Mask, TrainingEvents, Window, Windows
+from models.events import Counts, Mask, TrainingEvents, Window, Windows
 from models.losses import class_factors
 from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier, stack_statistics
@@ -68,6 +68,12 @@ class State:
         """The epoch of the smallest validation loss (of equals, the first), counted from 0."""
         return int(np.argmin(self.validation_loss))
 
+    def rates(self, steps: Counts) -> npt.NDArray[np.float64]:
+        """Learning rates at some of its steps, counted from the first of its training."""
+        settings = self.plan.settings
+        total = np.full(len(steps), float(self.total_steps))
+        return settings.learning_rate * SCHEDULES[settings.schedule](steps.astype(np.float64), total)
+
     def ends(self, epoch: int) -> bool:
         """Whether its training ends with this epoch."""
         settings = self.plan.settings
@@ -98,7 +104,7 @@ class Stack:
         time: Its number among all steps, from which its random numbers follow, int64 ``[1]``.
         keys: Keys of dropout, int64 ``[M]``.
         running: Training losses of the epoch so far, summed over events, float64 ``[M]``.
-        seen: The number of these events, float64 ``[M]``.
+        past_steps: Each member's steps in all epochs before one, ``[E + 1, M]``.
     """
 
     def __init__(
@@ -115,6 +121,12 @@ class Stack:
         first = next(iter(plans.values())).settings
         self.classifier, self.signature, self.device = classifier, events.signature, torch.device(device)
         self.batch_size, self.sampling = first.batch_size, first.sampling
+        classes = len(events.signature.classes)
+        if self.sampling == "balanced" and self.batch_size < classes:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; expected at least {classes}, one event of each class in a balanced "
+                "batch."
+            )
         self.precision = precision_on(device, first.precision)
         self.dtype = torch.bfloat16 if self.precision == "bf16" else None
         used = events.weights != 0  # (N,)
@@ -144,7 +156,8 @@ class Stack:
         classes = len(events.signature.classes)
         fits = fit_standardisations(events.values, events.present, events.weights, events.labels, training)
         epochs = range(max(plan.settings.epochs for plan in plans.values()))
-        steps = np.array([self.windows.steps(epoch, self.batch_size).sum(axis=0) for epoch in epochs])  # (E, M)
+        steps = [self.windows.steps(epoch, self.batch_size).sum(axis=0) for epoch in epochs]  # (M,) each
+        self.past_steps = np.cumsum([np.zeros_like(steps[0]), *steps], axis=0)  # (E + 1, M)
         states = []
         for position, (order, plan) in enumerate(plans.items()):
             factors, counts = [], []
@@ -155,10 +168,8 @@ class Stack:
                 except ValueError as error:
                     raise ValueError(f"Fold {plan.fold}, member {plan.index}, {name} events: {error}") from None
                 counts.append(np.bincount(labels, minlength=classes))
-            if self.sampling == "balanced":
-                factors[0] = sampling.balanced_factors(factors[0], counts[0], self.batch_size)
             sizes = (int(counts[0].sum()), int(counts[1].sum()))
-            total = int(steps[: plan.settings.epochs, position].sum())
+            total = int(self.past_steps[plan.settings.epochs, position])
             states.append(State(plan, order, fits[position], sizes, (factors[0], factors[1]), total))
         return states
 
@@ -190,7 +201,7 @@ class Stack:
         # A smaller last batch is divided by the size of a full one: each event counts the same.
         full = [min(self.batch_size, state.events[0]) for state in self.states]
         self.divisors = column([self.batch_size] * len(full) if self.sampling == "balanced" else full)
-        self.running, self.seen = torch.zeros_like(self.divisors), torch.zeros_like(self.divisors)  # (M,)
+        self.running = torch.zeros_like(self.divisors)  # (M,)
         self.step = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.time = torch.zeros_like(self.step)
         self._make_room()
@@ -216,7 +227,7 @@ class Stack:
             state.validation_loss = checkpoint.validation_loss.tolist()
             state.learning_rate = checkpoint.learning_rate.tolist()
             self.optimiser.counts[position] = checkpoint.steps
-            self.running[position], self.seen[position] = checkpoint.running, checkpoint.seen
+            self.running[position] = checkpoint.running
             for tensor, row in (
                 (self.parameters, checkpoint.parameters),
                 (self.best, checkpoint.best),
@@ -237,7 +248,6 @@ class Stack:
         return Checkpoint(
             place=place,
             running=float(self.running[position]),
-            seen=float(self.seen[position]),
             ended=ended,
             steps=float(self.optimiser.counts[position]),
             parameters=parameters,
@@ -264,29 +274,19 @@ class Stack:
         self.batches[:steps, :, :size] = drawn
         self.batches[:steps, :, size:] = filler
         self._schedule(epoch, number)
-        self.factors.copy_(self.training_factors)
-        if self.sampling == "weighted":
-            # Each event that is drawn stands for the mean size of all.
-            sizes = sampling.balanced_sizes(window, self.training_factors).sum(dim=1)  # (M,)
-            counts = torch.from_numpy(window.counts[:, 0]).to(sizes).clamp(min=1)  # (M,)
-            self.factors.copy_((sizes / counts).unsqueeze(1).expand_as(self.factors))
+        self.factors.copy_(sampling.loss_factors(window, self.sampling, self.batch_size, self.training_factors))
         self.step.fill_(step)
-        self.time.fill_((number << 44) + (epoch << 32) + step)
+        self.time.fill_((number << 50) + (epoch << 32) + step)
         return steps
 
     def _schedule(self, epoch: int, number: int) -> None:
         """Write the learning rates of a window, and who takes which step."""
         own = self.windows.steps(epoch, self.batch_size)  # (W, M)
-        past = sum((self.windows.steps(e, self.batch_size).sum(axis=0) for e in range(epoch)), own[:number].sum(axis=0))
+        past = self.past_steps[epoch] + own[:number].sum(axis=0)  # (M,)
         steps = np.arange(own[number].max())[:, np.newaxis]  # (S, 1)
         rates = np.empty((len(steps), len(self.states)))  # (S, M)
         for position, state in enumerate(self.states):
-            settings = state.plan.settings
-            numbers = (past[position] + steps[:, 0]).astype(np.float64)  # (S,)
-            total = np.full(len(steps), float(state.total_steps))
-            rates[:, position] = settings.learning_rate * SCHEDULES[settings.schedule](numbers, total)
-            if number + 1 == len(own) and len(state.learning_rate) == epoch:
-                state.learning_rate.append(float(rates[own[number, position] - 1, position]))
+            rates[:, position] = state.rates(past[position] + steps[:, 0])  # (S,)
         active = (steps < own[number]).astype(np.float64)  # (S, M)
         self.rates[: len(steps)] = torch.from_numpy(rates).unsqueeze(-1)
         self.active[: len(steps)] = torch.from_numpy(active).unsqueeze(-1)
@@ -294,17 +294,17 @@ class Stack:
     def record(self, epoch: int, validation_sums: Tensor) -> None:
         """Note the losses of an epoch, and keep the parameters of members that have never been better."""
         improved = []
-        sums = (self.running.tolist(), self.seen.tolist(), validation_sums.tolist())
-        for state, on_training, seen, on_validation in zip(self.states, *sums, strict=True):
+        sums = (self.running.tolist(), validation_sums.tolist(), self.past_steps[epoch + 1].tolist())
+        for state, on_training, on_validation, steps in zip(self.states, *sums, strict=True):
             if not (math.isfinite(on_training) and math.isfinite(on_validation)):
                 raise TrainingDiverged(state.plan.fold, state.plan.index, epoch + 1)
-            state.training_loss.append(on_training / seen)
+            state.training_loss.append(on_training / state.events[0])
             state.validation_loss.append(on_validation / state.events[1])
+            state.learning_rate.append(float(state.rates(np.array([steps - 1]))[0]))
             improved.append(state.best == epoch)
         better = torch.tensor(improved, device=self.device).unsqueeze(1)  # (M, 1)
         self.best = torch.where(better, self.parameters, self.best)  # (M, P)
         self.running.zero_()
-        self.seen.zero_()
 
     def ended(self, epoch: int) -> list[int]:
         """Return the positions of the members whose training ends with this epoch."""
@@ -327,7 +327,6 @@ class Stack:
             "validation_factors",
             "divisors",
             "running",
-            "seen",
             "largest",
         ):
             tensor = getattr(self, name)  # (M, ...)
@@ -335,6 +334,7 @@ class Stack:
         self.statistics = (self.statistics[0][keep], self.statistics[1][keep])
         if self.dropout is not None:
             self.dropout.select(keep)
+        self.past_steps = self.past_steps[:, stay]
         self.optimiser.select(keep)
         self.windows.select(keep)
         self._make_room()

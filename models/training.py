@@ -88,8 +88,8 @@ def _train_together(
         for position in positions:
             checkpoints.save(stack.states[position].order, stack.checkpoint(position, place, ended))
 
+    replays: dict[int, Replay] = {}  # by the table of the window
     while stack.states:
-        replays: dict[int, Replay] = {}
         for number, window in enumerate(stack.windows.training(place.epochs, place.window), place.window):
             place = Place(place.epochs, number, place.step if number == place.window else 0)
             steps = stack.begin(place, window)
@@ -110,6 +110,8 @@ def _train_together(
         if checkpoints is not None:
             keep(ended, ended=True)
         stack.leave(ended)
+        if ended:
+            replays.clear()  # those that stay have new tensors
     return trained
 
 
@@ -136,7 +138,6 @@ def _take_step(stack: Stack, table: Table) -> None:
     for name, moved in step.moved.items():
         views[name].copy_(moved)  # (M, ...)
     stack.running += sums.detach()
-    stack.seen += step.real.sum(dim=1)
     stack.step += 1
     stack.time += 1
 

@@ -125,6 +125,11 @@ def test_unknown_key_suggests_the_nearest(
         ("processes.higgs.normalisation", {"sum_to": -3}, "key processes.higgs.normalisation.sum_to is -3"),
         ("selection.categories", {"1l": "met"}, "key selection.categories.1l is '1l'"),
         ("training.epochs", 0, "key training: epochs is 0; expected at least 1"),
+        (
+            "training",
+            {"sampling": "balanced", "batch_size": 1},
+            "key training.batch_size: 1; balanced batches hold each of the 2 classes",
+        ),
         ("folds.count", 2, "key folds: rotating folds need a count of at least 3, not 2"),
         ("training.epochs", True, "key training.epochs is true, but a number or a text was expected"),
         ("data.sentinels", {"met": True}, "key data.sentinels.met is true"),

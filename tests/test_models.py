@@ -1,4 +1,4 @@
-"""The parts of a network: settings, random numbers, preprocessing, layers, losses, optimiser."""
+"""The parts of a training: settings, random numbers, preprocessing, losses, optimiser (layers: test_networks.py)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch.nn import functional
 from models import hashing, optimisation
 from models.dropout import Dropout
 from models.losses import class_factors, cross_entropy
-from models.networks import ACTIVATIONS, NETWORKS, Classifier, Step, initial_bound, stack_statistics
-from models.preprocessing import Signature, Standardisation, encode, fit_standardisation
+from models.networks import ACTIVATIONS, NETWORKS, Classifier, Step, stack_statistics
+from models.preprocessing import Signature, encode, fit_standardisation
 from models.settings import Activation, ModelSettings, Schedule, TrainingSettings
 
 SIGNATURE = Signature(("met", "pt1", "eta1", "pt2", "eta2"), ("event", "l1", "l1", "l2", "l2"), ("s", "b", "t"))
@@ -234,113 +234,6 @@ class TestPreprocessing:
             outcomes.append([logits.detach(), *gradients])
         assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
         assert all(tensor.isfinite().all() for tensor in outcomes[1])
-
-
-def _torch_network(classifier: Classifier, row: torch.Tensor, activation: str) -> nn.Sequential:
-    """Build one member of a dense stack from torch's own layers."""
-    modules = {
-        "relu": nn.ReLU(),
-        "leaky_relu": nn.LeakyReLU(0.01),
-        "elu": nn.ELU(),
-        "selu": nn.SELU(),
-        "silu": nn.SiLU(),
-        "gelu": nn.GELU(),
-        "mish": nn.Mish(),
-        "tanh": nn.Tanh(),
-        "sigmoid": nn.Sigmoid(),
-        "linear": nn.Identity(),
-    }
-    views = classifier.views(row.unsqueeze(0))
-    depth = len(classifier.settings.hidden)
-    layers: list[nn.Module] = []
-    for layer in range(depth + 1):
-        weight = views[f"weight{layer}"][0]
-        linear = nn.Linear(*weight.shape).double()
-        linear.weight = nn.Parameter(weight.T.clone())
-        linear.bias = nn.Parameter(views[f"bias{layer}"][0, 0].clone())
-        layers += [linear] if layer == depth else [linear, modules[activation]]
-    return nn.Sequential(*layers)
-
-
-class TestNetworks:
-    @pytest.mark.parametrize("activation", get_args(Activation))
-    @pytest.mark.parametrize("hidden", [(), (7,), (16, 3, 5)])
-    def test_gradients_of_a_stack_are_those_of_single_networks(
-        self, activation: Activation, hidden: tuple[int, ...]
-    ) -> None:
-        classifier = Classifier(ModelSettings(hidden=hidden, activation=activation), SIGNATURE)
-        random = np.random.default_rng(5)
-        rows = classifier.initial([11, 12, 13]).double()
-        rows += torch.from_numpy(random.normal(0, 0.1, rows.shape))  # biases and absent values start from zero
-        events = [_random_events(seed, 64) for seed in (1, 2, 3)]
-        values = torch.from_numpy(np.stack([v for v, _ in events])).double()
-        present = torch.from_numpy(np.stack([p for _, p in events]))
-        labels = torch.from_numpy(random.integers(0, 3, (3, 64)))
-        weights = torch.from_numpy(random.normal(1, 1, (3, 64)))  # of both signs
-        fits = [Standardisation(*random.uniform(1, 2, (2, 5)).astype(np.float32)) for _ in range(3)]
-        mean, scale = stack_statistics(fits)
-
-        views = classifier.views(rows)
-        for view in views.values():
-            view.requires_grad_()
-        logits = classifier.logits(views, (mean.double(), scale.double()), values, present)
-        losses = cross_entropy(logits, labels, weights)
-        gradients = dict(zip(views, torch.autograd.grad(losses.sum(), list(views.values())), strict=True))
-
-        for member in range(3):
-            network = _torch_network(classifier, rows[member], activation)
-            absent = views["absent"][member].detach().clone().requires_grad_()
-            there = present[member]
-            scaled = (values[member] - mean[member]) / scale[member]
-            filled = torch.where(there, scaled / (1 + scaled.square() / 9).sqrt(), absent)
-            objects = torch.stack([there[:, 0], there[:, 1], there[:, 3]], dim=1).double()
-            plain = functional.cross_entropy(
-                network(torch.cat([filled, objects], dim=1)), labels[member], reduction="none"
-            )
-            loss = (plain * weights[member]).sum()
-            assert losses[member].item() == pytest.approx(loss.item(), rel=1e-12)
-            loss.backward()  # type: ignore[no-untyped-call]
-            linears = [layer for layer in network if isinstance(layer, nn.Linear)]
-            for layer, linear in enumerate(linears):
-                assert linear.weight.grad is not None
-                assert linear.bias.grad is not None
-                assert (gradients[f"weight{layer}"][member] - linear.weight.grad.T).abs().max() < 1e-10
-                assert (gradients[f"bias{layer}"][member, 0] - linear.bias.grad).abs().max() < 1e-10
-            assert absent.grad is not None
-            assert (gradients["absent"][member] - absent.grad).abs().max() < 1e-10
-
-    def test_initial_parameters_follow_from_the_key_alone(self) -> None:
-        classifier = Classifier(ModelSettings(hidden=(30, 20)), SIGNATURE)
-        stack = classifier.initial([5, 6, 7])
-        assert torch.equal(classifier.initial([7])[0], stack[2])
-        assert not torch.equal(stack[0], stack[1])
-        views = classifier.views(stack)
-        for name in ("absent", "bias0", "bias1", "bias2"):
-            assert not views[name].any()
-        for name, activation in (("weight0", "silu"), ("weight1", "silu"), ("weight2", "linear")):
-            weight = views[name]
-            bound = initial_bound(activation, weight.shape[1], weight.shape[2])
-            assert weight.abs().max() <= bound
-            assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.2)
-
-    @pytest.mark.parametrize(
-        ("activation", "start"),
-        [("relu", nn.init.kaiming_uniform_), ("tanh", nn.init.xavier_uniform_), ("linear", nn.init.xavier_uniform_)],
-    )
-    def test_initial_bounds_are_torch_s(self, activation: str, start: object) -> None:
-        weight = torch.empty(400, 300)  # torch: (outputs, inputs)
-        start(weight, **({"nonlinearity": "relu"} if activation == "relu" else {}))  # type: ignore[operator]
-        assert weight.abs().max().item() == pytest.approx(initial_bound(activation, 300, 400), rel=1e-3)
-
-    def test_views_share_memory_and_cover_the_row(self) -> None:
-        classifier = Classifier(ModelSettings(hidden=(4, 3)), SIGNATURE)
-        rows = torch.zeros(2, classifier.size)
-        for view in classifier.views(rows).values():
-            view.add_(1)
-        assert torch.equal(rows, torch.ones_like(rows))
-        matrices = 8 * 4 + 4 * 3 + 3 * 3
-        assert classifier.decaying == matrices
-        assert classifier.size == matrices + 4 + 3 + 3 + 5
 
 
 class TestLosses:

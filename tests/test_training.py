@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +14,22 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from models import hashing
-from models.checkpoint import Checkpoint
+from models.checkpoint import Checkpoint, Place
 from models.dropout import Dropout
 from models.ensemble import Ensemble, predict
-from models.events import TrainingEvents
+from models.events import Table, TrainingEvents
 from models.losses import class_factors, cross_entropy
 from models.members import MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier, Step
 from models.preprocessing import Signature, fit_standardisation
-from models.settings import Activation, ModelSettings, Normalisation, TrainingSettings
-from models.stack import precision_on
-from models.training import best_device, gpu_name, single_threaded, train
+from models.replay import Replay
+from models.settings import Activation, ModelSettings, Normalisation, Precision, Sampling, TrainingSettings
+from models.stack import Stack, precision_on
+from models.training import _take_step, best_device, gpu_name, single_threaded, train
 
 SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "event", "l2", "l2"), ("signal", "background"))
 MODEL = ModelSettings(hidden=(17, 9), dropout=0.2)  # widths that fill no vector register
@@ -516,3 +519,80 @@ def test_it_trains_on_a_gpu_where_there_is_one(there: bool, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU 1")
     assert (best_device(), gpu_name()) == (("cuda", "GPU 1") if there else ("cpu", None))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "window", "recordings"),
+    [((4, 4), None, 1), ((4, 4), 1000, 2), ((2, 4), None, 2)],
+    ids=["one table", "two buffers", "one member leaves"],
+)
+def test_recorded_steps_serve_all_epochs_until_a_member_leaves(
+    epochs: tuple[int, int], window: int | None, recordings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Replay] = []
+
+    class Noted(Replay):
+        def advance(self, most: int) -> int:
+            if self not in used:
+                used.append(self)
+            return super().advance(most)
+
+    monkeypatch.setattr("models.training.Replay", Noted)
+    plans = [
+        dataclasses.replace(plan, settings=dataclasses.replace(TRAINING, epochs=count, window=window))
+        for plan, count in zip(make_plans()[:2], epochs, strict=True)
+    ]
+    train(make_events(), plans)
+    assert len(used) == recordings
+
+
+class Inputs(TorchDispatchMode):
+    """Notes the types of devices from which operations take tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.devices: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves = tree_leaves((args, kwargs))
+        self.devices |= {leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor)}
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model", [MODEL, TABM], ids=["dense", "tabm"])
+@pytest.mark.parametrize("normalisation", get_args(Normalisation))
+@pytest.mark.parametrize("sampling", get_args(Sampling))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_can_be_recorded(
+    model: ModelSettings, normalisation: Normalisation, sampling: Sampling, precision: Precision
+) -> None:
+    """Tensors of the device "meta" have no numbers: to ask for one, or for a shape that depends on one, is an error.
+
+    As on a GPU, no operation may take a tensor of the processor, and all that a step leaves behind must stay where it
+    was.
+    """
+
+    def moved(owner: Any) -> None:
+        for name, value in vars(owner).items():
+            if isinstance(value, torch.Tensor):
+                setattr(owner, name, value.to("meta"))
+
+    events, training = make_events(), dataclasses.replace(TRAINING, sampling=sampling, precision=precision)
+    model = dataclasses.replace(model, dropout=0.2, normalisation=normalisation)
+    plans = dict(enumerate(make_plans(model=model, training=training)[:2]))
+    with torch.no_grad():
+        stack = Stack(Classifier(model, SIGNATURE), events, plans, "cpu")
+        window = next(iter(stack.windows.training(0)))
+        stack.begin(Place(0, 0, 0), window)
+        assert stack.dropout is not None
+        for owner in (stack, stack.optimiser, stack.classifier, stack.dropout):
+            moved(owner)
+        stack.dropout.banks = {width: bank.to("meta") for width, bank in stack.dropout.banks.items()}
+        stack.statistics = (stack.statistics[0].to("meta"), stack.statistics[1].to("meta"))
+        table = Table(*(column.to("meta") for column in vars(window.table).values()))
+        before = [dict(vars(owner)) for owner in (stack, stack.optimiser)]
+        with Inputs() as inputs:
+            _take_step(stack, table)
+    assert inputs.devices == {"meta"}
+    for owner, held in zip((stack, stack.optimiser), before, strict=True):
+        assert all(value is held[name] for name, value in vars(owner).items())
