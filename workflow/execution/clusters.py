@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -110,12 +114,13 @@ def profile(name: str) -> Profile:
     return chosen
 
 
-def start(chosen: Profile, folder: Path) -> Any:
+def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
     """Start a dask cluster whose scheduler and workers speak TLS, with certificates of its own.
 
     Args:
         chosen: The profile; not of kind ``scheduler``.
         folder: Where the logs of jobs and the certificates of this run are kept; every worker must see it.
+        variables: Names of variables of the environment that the analysis reads.
 
     Raises:
         UserError: The batch system's programs are not there.
@@ -143,7 +148,7 @@ def start(chosen: Profile, folder: Path) -> Any:
             death_timeout=chosen.death_timeout,
             silence_logs=40,
         )
-    cluster: SpecCluster = _batch_cluster(chosen, folder, security)
+    cluster: SpecCluster = _batch_cluster(chosen, folder, security, variables)
     # Jobs that are lost are replaced; those that have had nothing to do for a minute end.
     cluster.adapt(
         minimum_jobs=chosen.minimum, maximum_jobs=chosen.most, interval="1s", wait_count=60, target_duration="5s"
@@ -151,9 +156,10 @@ def start(chosen: Profile, folder: Path) -> Any:
     return cluster
 
 
-def _batch_cluster(chosen: Profile, folder: Path, security: Security) -> Any:
-    from dask_jobqueue.htcondor import HTCondorCluster
-    from dask_jobqueue.slurm import SLURMCluster
+def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables: Sequence[str]) -> Any:
+    with _own_interrupt():
+        from dask_jobqueue.htcondor import HTCondorCluster
+        from dask_jobqueue.slurm import SLURMCluster
 
     program = {"slurm": "sbatch", "htcondor": "condor_submit"}[chosen.kind]
     if shutil.which(program) is None:
@@ -175,7 +181,7 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security) -> Any:
         "python": "python",
         "shebang": "#!/bin/bash",
         "worker_extra_args": ["--no-dashboard", *(["--resources", f"GPU={chosen.gpus}"] if chosen.gpus else [])],
-        "job_script_prologue": bootstrap(chosen),
+        "job_script_prologue": bootstrap(chosen, variables),
         "job_directives_skip": lines(chosen.skip),
         "scheduler_options": {"dashboard_address": None, **({} if chosen.interface else {"host": socket.getfqdn()})},
         "silence_logs": "error",
@@ -198,10 +204,21 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security) -> Any:
     )
 
 
-def bootstrap(chosen: Profile) -> list[str]:
-    """Shell commands that make the environment of a job: nothing but setup.sh, and the variables that it reads."""
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Keep this process's handler of Ctrl-C: importing dask_jobqueue 0.9 replaces it."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def bootstrap(chosen: Profile, variables: Sequence[str]) -> list[str]:
+    """Shell commands that make the environment of a job: nothing but setup.sh, and the variables that are read."""
     root = Path(__file__).resolve().parents[2]
-    passed = [f"export {name}={shlex.quote(os.environ[name])}" for name in PASSED if name in os.environ]
+    passed = [f"export {name}={shlex.quote(os.environ[name])}" for name in (*PASSED, *variables) if name in os.environ]
     pinned = [f"export {name}={value}" for name, value in SINGLE_THREADED.items()]
     return [*lines(chosen.prologue), *passed, *pinned, f"source {shlex.quote(str(root / 'setup.sh'))} || exit 1"]
 

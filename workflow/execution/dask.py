@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
@@ -26,7 +27,8 @@ class DaskProxy(GroupProxy):
         chosen = profile(self.task.cluster)
         if self.task.wants_gpu and chosen.gpu_cluster:
             chosen = profile(chosen.gpu_cluster)
-        return dask_executor(chosen)
+        text = (self.task.plan.analysis.folder / "analysis.yaml").read_text()
+        return dask_executor(chosen, tuple(sorted(set(re.findall(r"\$\{?(\w+)", text)))))
 
 
 class DaskWorkflow(law.BaseWorkflow):
@@ -37,9 +39,9 @@ class DaskWorkflow(law.BaseWorkflow):
 
 
 @cache
-def dask_executor(chosen: Profile) -> DaskExecutor:
+def dask_executor(chosen: Profile, variables: tuple[str, ...]) -> DaskExecutor:
     """The cluster of a profile, started when it is first needed and ended with this process."""
-    executor = DaskExecutor(chosen)
+    executor = DaskExecutor(chosen, variables)
     close_at_end(executor.close)
     return executor
 
@@ -47,7 +49,7 @@ def dask_executor(chosen: Profile) -> DaskExecutor:
 class DaskExecutor:
     """Runs groups on the workers of a dask cluster."""
 
-    def __init__(self, chosen: Profile) -> None:
+    def __init__(self, chosen: Profile, variables: Sequence[str]) -> None:
         import dask
         from distributed import Client
 
@@ -57,7 +59,7 @@ class DaskExecutor:
         if chosen.kind == "scheduler":
             self._client = Client(chosen.address or None, scheduler_file=chosen.scheduler_file or None)
         else:
-            self._cluster = start(chosen, store_folder() / "clusters" / chosen.name)
+            self._cluster = start(chosen, store_folder() / "clusters" / chosen.name, variables)
             self._client = Client(self._cluster, security=self._cluster.security)
         if chosen.gpus:
             from workflow.execution.workers import ProvenGpu

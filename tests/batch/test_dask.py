@@ -1,0 +1,60 @@
+"""dask on a real Slurm: the same results, and no job left behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.batch.slurm import Slurm
+from tests.toy import Law, ran
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.batch
+CLUSTER = ("--workflow", "dask", "--cluster", "slurm_gpu")
+
+
+@pytest.fixture
+def batch(slurm: Slurm, law: Law, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Law:
+    """The toy analysis in an empty store, for jobs that find their environment by setup.sh."""
+    assert slurm.configuration.exists()
+    monkeypatch.setenv("EVENTFOLD_VENV", str(linked_environment(tmp_path / "venv")))
+    return Law(law.home, Path("batch"))
+
+
+def linked_environment(folder: Path) -> Path:
+    """What setup.sh takes for an environment that it has made: links, by which it can't harm the running one."""
+    folder.mkdir()
+    for path in Path(sys.prefix).iterdir():
+        if path.name != ".eventfold":
+            (folder / path.name).symlink_to(path)
+    checksum = subprocess.check_output(["cksum"], input=(ROOT / "requirements.lock").read_bytes())
+    (folder / ".eventfold").write_text(f"{checksum.decode().strip()} default\n")
+    return folder
+
+
+def jobs(slurm: Slurm) -> str:
+    """The jobs that wait or run."""
+    return slurm("squeue", "--noheader", "--states=PENDING,RUNNING")
+
+
+def test_the_summary_is_that_of_local_processes(batch: Law, law: Law, slurm: Slurm) -> None:
+    done = batch("Report", "--analysis", batch.analysis, *CLUSTER)
+    assert ran(done)["TrainFolds"] == 3
+    ours, theirs = (place.results / "toy" / "summary.json" for place in (batch, law))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert jobs(slurm) == ""
+
+
+def test_an_interrupted_run_leaves_no_job(batch: Law, slurm: Slurm) -> None:
+    head = batch.start("TrainFolds", "--analysis", batch.analysis, *CLUSTER)
+    while "RUNNING" not in slurm("squeue", "--noheader", "--format=%T"):
+        assert head.poll() is None, head.communicate()
+    head.send_signal(signal.SIGINT)
+    _, said = head.communicate()
+    assert "interrupted: what is complete stays" in said
+    assert jobs(slurm) == ""
