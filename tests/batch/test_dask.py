@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,21 @@ def test_an_interrupted_run_leaves_no_job(batch: Law, slurm: Slurm) -> None:
     _, said = head.communicate()
     assert "interrupted: what is complete stays" in said
     assert jobs(slurm) == ""
+
+
+def test_a_fold_whose_job_is_cancelled_goes_on_elsewhere(batch: Law, law: Law, slurm: Slurm) -> None:
+    longer = ("--set", "training.epochs=400", "--set", "training.patience=null")
+    law("TrainFolds", "--analysis", law.analysis, *longer)
+    head = batch.start("TrainFolds", "--analysis", batch.analysis, *longer, "--checkpoint", "0.5", *CLUSTER)
+    while not list(batch.store.glob("TrainFolds/*/*/.checkpoint")):
+        assert head.poll() is None, head.communicate()
+        time.sleep(0.05)
+    cancelled = slurm("squeue", "--noheader", "--states=RUNNING", "--format=%A").split()
+    slurm("scancel", *cancelled)
+    _, said = head.communicate()
+    assert head.returncode == 0, said
+    assert "goes on in epoch" in said
+    networks = {path.parent.name: path.read_bytes() for path in law.store.glob("TrainFolds/*/*/network.safetensors")}
+    found = {path.parent.name: path.read_bytes() for path in batch.store.glob("TrainFolds/*/*/network.safetensors")}
+    assert len(found) == 3
+    assert found.items() <= networks.items()
