@@ -1,0 +1,110 @@
+"""Clusters: profiles of law.cfg, the environment of jobs, and who may speak to a scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import law
+import pytest
+
+from analysis.errors import UserError
+from tests.toy import Law, ran
+from workflow.execution.clusters import Profile, bootstrap, lines, profile, start
+
+
+@pytest.fixture
+def section() -> Iterator[dict[str, str]]:
+    """The keys of `[cluster_test]`, which are put into law's configuration when it is asked for."""
+    config = law.config.Config.instance()
+    keys: dict[str, str] = {}
+    config.add_section("cluster_test")
+    yield keys
+    config.remove_section("cluster_test")
+
+
+def parsed(section: dict[str, str]) -> Profile:
+    for key, value in section.items():
+        law.config.Config.instance().set("cluster_test", key, value)
+    return profile("test")
+
+
+def test_a_profile_is_read(section: dict[str, str]) -> None:
+    section |= {"kind": "slurm", "queue": "gpu", "workers": "3", "gpus": "1", "directives": "--a=1\n  --b\n\n"}
+    found = parsed(section)
+    assert (found.kind, found.queue, found.most, found.gpus, found.memory) == ("slurm", "gpu", 3, 1, "2GB")
+    assert lines(found.directives) == ["--a=1", "--b"]
+
+
+@pytest.mark.parametrize("name", ["local", "slurm", "slurm_gpu", "htcondor"])
+def test_profiles_that_ship(name: str) -> None:
+    assert profile(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"worker": "3"}, r"\[cluster_test\]: worker is no key of a cluster\. Did you mean 'workers'"),
+        ({"workers": "many"}, r"workers is 'many'; expected a whole number"),
+        ({"kind": "pbs"}, r"kind is 'pbs'; expected one of local, slurm, htcondor, scheduler"),
+        ({"kind": "scheduler"}, r"needs address or scheduler_file"),
+    ],
+)
+def test_a_wrong_profile_is_refused(section: dict[str, str], keys: dict[str, str], message: str) -> None:
+    section |= keys
+    with pytest.raises(UserError, match=message):
+        parsed(section)
+
+
+def test_an_unknown_cluster_is_refused(law: Law) -> None:
+    done = law("TrainFolds", "--analysis", law.analysis, "--workflow", "dask", "--cluster", "lokal", "--set", "seed=9", ok=False)
+    assert done.returncode != 0
+    assert "--cluster lokal: law.cfg has no section [cluster_lokal]. Did you mean 'local'" in done.stderr
+
+
+def test_a_job_gets_its_environment_from_setup_sh_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVENTFOLD_STORE", "/a store/it's")
+    monkeypatch.setenv("MY_DATA", "/data")
+    monkeypatch.setenv("SECRET", "no")
+    commands = bootstrap(Profile("x", prologue="echo first"), ["MY_DATA", "NOT_SET"])
+    assert commands[0] == "echo first"
+    assert commands[-1].startswith("source /")
+    assert commands[-1].endswith("setup.sh || exit 1")
+    said = subprocess.run(
+        ["env", "-i", "/bin/bash", "-c", "\n".join([*commands[:-1], "env"])], capture_output=True, text=True, check=True
+    ).stdout
+    assert "EVENTFOLD_STORE=/a store/it's\n" in said
+    assert "MY_DATA=/data\n" in said
+    assert "OMP_NUM_THREADS=1\n" in said
+    assert "SECRET" not in said
+
+
+def test_a_scheduler_listens_to_its_own_certificate_only(tmp_path: Path) -> None:
+    from distributed import Client
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    folder = tmp_path / "clusters"
+    with start(Profile("test", workers=1), folder, ()) as cluster:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert cluster.scheduler_address.startswith("tls://127.0.0.1:")
+        with Client(cluster, security=cluster.security) as client:
+            assert client.submit(sum, [1, 2]).result(30) == 3
+        plain = cluster.scheduler_address.replace("tls://", "tcp://")
+        stranger = Security.temporary().get_connection_args("client")
+        for address, arguments in ((plain, {}), (cluster.scheduler_address, stranger)):
+            with pytest.raises(OSError, match=r"."):
+                asyncio.run(greeted(connect(address, timeout=3, **arguments)))
+
+
+async def greeted(comm: object) -> None:
+    await comm  # type: ignore[misc]
+
+
+def test_steps_run_on_the_workers_of_a_cluster(law: Law) -> None:
+    """Training too, which the toy analysis has not done with this seed."""
+    done = law("Report", "--analysis", law.analysis, "--workflow", "dask", "--cluster", "local", "--set", "seed=9")
+    assert ran(done)["TrainFolds"] == 3
