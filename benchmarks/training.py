@@ -63,7 +63,6 @@ class Job:
     epochs: int = 0
     batch_size: int = 0
     threads: int = 1
-    device: str = "cpu"
 
     @property
     def model(self) -> ModelSettings:
@@ -74,6 +73,11 @@ class Job:
     def training(self) -> TrainingSettings:
         """How it is trained."""
         return TrainingSettings(epochs=self.epochs, batch_size=self.batch_size, patience=None, clip_norm=None)
+
+
+def all_events(training: int, folds: int) -> int:
+    """The number of all events of which a network trains on so many: two folds are left out."""
+    return training * folds // (folds - 2) // folds * folds
 
 
 def write_events(folder: str, count: int) -> None:
@@ -109,7 +113,7 @@ def stacked(job: Job, events: TrainingEvents, precision: Precision) -> list[floa
     """The engine of this project."""
     training = replace(job.training, precision=precision)
     plans = [replace(plan(job, fold, len(events.labels)), settings=training) for fold in job.folds]
-    members = train(events, plans, device=job.device)
+    members = train(events, plans)
     return [member.history.validation_loss[-1] for member in members]
 
 
@@ -249,9 +253,15 @@ def lightning(job: Job, events: TrainingEvents) -> list[float]:
     return losses
 
 
+def alone(job: Job, events: TrainingEvents) -> list[float]:
+    """The engine of this project, in bf16, one fold after the other instead of stacked."""
+    return [loss for fold in job.folds for loss in stacked(replace(job, folds=(fold,)), events, "bf16")]
+
+
 ENGINES: dict[str, Callable[[Job, TrainingEvents], list[float]]] = {
     "stacked": lambda job, events: stacked(job, events, "fp32"),
     "bf16": lambda job, events: stacked(job, events, "bf16"),
+    "alone": alone,
     "loop": lambda job, events: loop(job, events, loaded),
     "gather": lambda job, events: loop(job, events, gathered),
     "lightning": lightning,
@@ -261,31 +271,40 @@ ROWS = {
     "stacked, 2 processes": ("stacked", 2, 1),
     "stacked, bf16": ("bf16", 1, 1),
     "stacked, bf16, 2 processes": ("bf16", 2, 1),
+    "alone, bf16, 2 processes": ("alone", 2, 1),
     "plain loop, 2 threads": ("loop", 1, 2),
     "plain loop, 2 processes": ("loop", 2, 1),
     "gathering loop, 2 processes": ("gather", 2, 1),
+    "lightning, 2 threads": ("lightning", 1, 2),
     "lightning, 2 processes": ("lightning", 2, 1),
 }
 """Engine, processes and threads of each process; 2 processes share the folds."""
+OWN = ("stacked", "bf16", "alone")
 PLAIN = [name for name, (engine, _, _) in ROWS.items() if engine == "loop"]
 
 
-def products(job: Job) -> dict[str, float]:
-    """FLOP per second of matrix products; on a GPU of ten at once, as a stack of ten folds has them."""
+def seconds(work: Callable[[], object], repetitions: int, before: Callable[[], object] = lambda: None) -> list[float]:
+    """Seconds of each of several calls; `before` is called before each of them, and not counted."""
+    found = []
+    for _ in range(repetitions):
+        before()
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def products() -> dict[str, float]:
+    """FLOP per second of matrix products."""
     rates = {}
     for name, (kind, rows) in PRODUCTS.items():
-        stack = (10,) if job.device != "cpu" else ()
-        left = torch.ones(*stack, rows, 256, dtype=getattr(torch, kind), device=job.device)
-        right = torch.ones(*stack, 256, 256, dtype=left.dtype, device=job.device)
-        seconds = []
-        for _ in range(20):
-            start = time.perf_counter()
+        left, right = (torch.ones(size, 256, dtype=getattr(torch, kind)) for size in (rows, 256))
+
+        def ten(left: Tensor = left, right: Tensor = right) -> None:
             for _ in range(10):
                 left @ right
-            if job.device != "cpu":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        rates[name] = 10 * 2 * left.numel() * 256 / float(np.median(seconds[5:]))
+
+        rates[name] = 10 * 2 * left.numel() * 256 / float(np.median(seconds(ten, 20)[5:]))
     return rates
 
 
@@ -295,7 +314,7 @@ def work(job: Job) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     torch.manual_seed(SEED)
     if job.engine == "products":
-        return products(job)
+        return products()
     engine, events = ENGINES[job.engine], read_events(job.folder)
     few = {name: getattr(events, name)[: 64 * job.of] for name in COLUMNS}
     engine(replace(job, folds=job.folds[:1], epochs=1), replace(events, **few))  # what is imported at first use
@@ -356,15 +375,13 @@ def report(name: str, rows: dict[str, Measured], samples: int, peaks: list[float
     losses = [float(np.mean(measured.losses)) for measured in rows.values()]
     if len(losses) > 1:
         print(f"losses differ by {max(losses) / min(losses) - 1:.2%} at most")
-    plain = min((rows[row] for row in PLAIN if row in rows), key=lambda m: np.median(m.process), default=None)
-    if plain is None:
-        return
-    faster = next(row for row in PLAIN if rows[row] is plain)
-    print(f"times faster than {faster}, paired:")
-    for row, measured in rows.items():
-        if row not in PLAIN:
-            ratios = (np.divide(plain.process, measured.process), np.divide(plain.training, measured.training))
-            print(f"{'  ' + row:28}{spread(ratios[0], 7, 2)}{spread(ratios[1], 8, 2)}")
+    plain = sorted((row for row in PLAIN if row in rows), key=lambda row: np.median(rows[row].process))[:1]
+    for peer in (*plain, *(row for row in rows if ROWS[row][0] == "lightning")):
+        print(f"times faster than {peer}, paired:")
+        for row, measured in rows.items():
+            if ROWS[row][0] in OWN:
+                ratios = [np.divide(getattr(rows[peer], t), getattr(measured, t)) for t in ("process", "training")]
+                print(f"{'  ' + row:28}{spread(ratios[0], 7, 2)}{spread(ratios[1], 8, 2)}")
 
 
 def processor() -> str:
@@ -382,9 +399,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="default: 2")
     parser.add_argument("--batch-size", type=int, default=1024, help="default: 1024")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS, help="default: all")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, help="default: all; cuda: stacked")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, help="default: all")
     parser.add_argument("--repetitions", type=int, default=3, help="measurements of each, in turn; default: 3")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the stacked engine alone; default: cpu")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.job:
@@ -394,8 +410,7 @@ def main() -> None:
     if chosen.folds < 3:
         parser.error("at least 3 folds: one left out, one for validation, one to train on")
 
-    names = chosen.rows if chosen.device == "cpu" else ["stacked", "stacked, bf16"]
-    count = chosen.events * chosen.folds // (chosen.folds - 2) // chosen.folds * chosen.folds
+    names, count = chosen.rows, all_events(chosen.events, chosen.folds)
     each, samples = count // chosen.folds, count * (chosen.folds - 2) * chosen.epochs
     versions = {"numpy": version("numpy"), "torch": torch.__version__}
     if any(ROWS[name][0] == "lightning" for name in names):
@@ -406,13 +421,12 @@ def main() -> None:
             names = [name for name in names if ROWS[name][0] != "lightning"]
     print(f"{chosen.folds} folds, of each {count - 2 * each:,} training and {each:,} validation events, ", end="")
     print(f"{FEATURES} features, {chosen.epochs} epochs of batches of {chosen.batch_size},")
-    print(f"{chosen.repetitions} repetitions in turn; {processor()}, {os.cpu_count()} cores, ", end="")
-    print(f"{torch.cuda.get_device_name() if chosen.device != 'cpu' else 'one thread unless said'},")
+    print(f"{chosen.repetitions} repetitions in turn; {processor()}, {os.cpu_count()} cores, one thread unless said,")
     print(f"Python {platform.python_version()}, {', '.join(f'{n} {v}' for n, v in versions.items())}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         write_events(folder, count)
-        base = Job("products", folder, (), (), chosen.folds, chosen.epochs, chosen.batch_size, 1, chosen.device)
+        base = Job("products", folder, (), (), chosen.folds, chosen.epochs, chosen.batch_size)
         peaks: list[dict[str, float]] = []
         tables = {network: {row: Measured([], [], []) for row in names} for network in chosen.networks}
         for _ in range(chosen.repetitions):

@@ -233,19 +233,21 @@ class TabM(Dense):
         ]
 
     def linear(self, parameters: Mapping[str, Tensor], layer: int, hidden: Tensor) -> Tensor:
-        """One product of all submodels with the matrix that they share."""
-        before, after, bias = (parameters[f"{name}{layer}"].unsqueeze(2) for name in ("input", "output", "bias"))
-        parts = hidden.view(len(hidden), self.submodels, -1, hidden.shape[-1]) * before  # (M, K, B, H)
-        product = torch.bmm(parts.view(hidden.shape), parameters[f"weight{layer}"])  # (M, K·B, H')
-        parts = product.view(*parts.shape[:3], -1) * after + bias  # (M, K, B, H')
-        return parts.view(product.shape)  # (M, K·B, H')
+        """One product for each submodel; scaling the matrix costs less than scaling what all events have there."""
+        before, after, bias = (parameters[f"{name}{layer}"] for name in ("input", "output", "bias"))  # (M, K, H or H')
+        scales = before.unsqueeze(3) * after.unsqueeze(2)  # (M, K, H, H')
+        return self.products(bias.unsqueeze(2), hidden, parameters[f"weight{layer}"].unsqueeze(1) * scales)
 
     def last(self, parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
         """One product for each submodel."""
-        weight, bias = parameters[f"weight{self.depth}"], parameters[f"bias{self.depth}"]  # (M, K, H, C), (M, K, 1, C)
-        own = hidden.view(len(hidden) * self.submodels, -1, hidden.shape[-1])  # (M·K, B, H)
-        last = torch.baddbmm(bias.flatten(0, 1), own, weight.flatten(0, 1))  # (M·K, B, C)
-        return last.view(len(hidden), -1, self.outputs)  # (M, K·B, C)
+        return self.products(parameters[f"bias{self.depth}"], hidden, parameters[f"weight{self.depth}"])
+
+    @staticmethod
+    def products(bias: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
+        """``[M, K·B, H']`` from biases ``[M, K, 1, H']``, units ``[M, K·B, H]`` and matrices ``[M, K, H, H']``."""
+        own = hidden.view(bias.shape[0] * bias.shape[1], -1, hidden.shape[-1])  # (M·K, B, H)
+        product = torch.baddbmm(bias.flatten(0, 1), own, weight.flatten(0, 1))  # (M·K, B, H')
+        return product.view(len(hidden), -1, product.shape[-1])  # (M, K·B, H')
 
 
 NETWORKS: dict[str, Callable[[ModelSettings, int, int], Network]] = {"dense": Dense, "tabm": TabM}

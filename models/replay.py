@@ -28,30 +28,37 @@ class Replay:
         """
         self._step, self._device, self._taken = step, torch.device(device), 0
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        cuda = self._device.type == "cuda"
+        # One stream for warming up and recording, of this device, which need not be the current one.
+        self._aside = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
 
     def advance(self, most: int) -> int:
         """Take one or several steps, at most so many; returns how many."""
-        if self._device.type != "cuda":
+        if self._aside is None:
             self._step()
             return 1
         if self._taken < _WARM:
-            self._aside()
+            self._warm_up(self._aside)
             return 1
         count = SEVERAL if most >= SEVERAL else 1
         if count not in self._graphs:
-            self._graphs[count] = torch.cuda.CUDAGraph()
-            # Only this thread records: another one may meanwhile read the next window to the device.
-            with torch.cuda.graph(self._graphs[count], capture_error_mode="thread_local"):
-                for _ in range(count):
-                    self._step()
+            self._record(count, self._aside)
         self._graphs[count].replay()
         return count
 
-    def _aside(self) -> None:
-        """Take a step in a stream of its own, so that what is allocated at first use is no part of the recording."""
+    def _warm_up(self, aside: torch.cuda.Stream) -> None:
+        """Take a step in another stream, so that what is allocated at first use is no part of the recording."""
         self._taken += 1
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
+        aside.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(aside):
             self._step()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
+        torch.cuda.current_stream(self._device).wait_stream(aside)
+
+    def _record(self, count: int, aside: torch.cuda.Stream) -> None:
+        """Record some steps; recordings of one step and of several never run at once, and share their memory."""
+        pool = next((graph.pool() for graph in self._graphs.values()), None)
+        graph = self._graphs[count] = torch.cuda.CUDAGraph()
+        # Only this thread records: another one may meanwhile read the next window to the device.
+        with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+            for _ in range(count):
+                self._step()

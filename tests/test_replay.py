@@ -33,6 +33,9 @@ class Graph:
         self.calls: list[Callable[[], None]] = []
         self.replays = 0
 
+    def pool(self) -> int:
+        return id(self)
+
     def replay(self) -> None:
         self.replays += 1
         for call in self.calls:
@@ -68,7 +71,7 @@ class Device:
         return self.graphs[-1]
 
     @contextmanager
-    def record(self, graph: Graph, **_: str) -> Iterator[None]:
+    def record(self, graph: Graph, **_: object) -> Iterator[None]:
         assert self.recording is None
         assert not graph.calls
         self.recording = graph
