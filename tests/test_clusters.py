@@ -60,12 +60,23 @@ def test_a_wrong_profile_is_refused(section: dict[str, str], keys: dict[str, str
 
 
 def test_an_unknown_cluster_is_refused(law: Law) -> None:
-    done = law("TrainFolds", "--analysis", law.analysis, "--workflow", "dask", "--cluster", "lokal", "--set", "seed=9", ok=False)
+    done = law(
+        "TrainFolds",
+        "--analysis",
+        law.analysis,
+        "--workflow",
+        "dask",
+        "--cluster",
+        "lokal",
+        "--set",
+        "seed=9",
+        ok=False,
+    )
     assert done.returncode != 0
     assert "--cluster lokal: law.cfg has no section [cluster_lokal]. Did you mean 'local'" in done.stderr
 
 
-def test_a_job_gets_its_environment_from_setup_sh_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_job_gets_its_environment_from_setup_sh_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENTFOLD_STORE", "/a store/it's")
     monkeypatch.setenv("MY_DATA", "/data")
     monkeypatch.setenv("SECRET", "no")
