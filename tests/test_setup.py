@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import get_type_hints
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 
 from analysis.config import Configuration
 from models.settings import ModelSettings, TrainingSettings
+from tests.toy import linked_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELLS = ("bash", "zsh")
@@ -24,7 +24,10 @@ def source(shell: str, command: str, folder: Path, **environment: str) -> subpro
     """Source setup.sh in a shell that inherits nothing, and run a command there."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    clean = {"HOME": str(folder), "PATH": os.defpath, "EVENTFOLD_VENV": sys.prefix, **environment}
+    linked = folder / "environment"
+    if not linked.exists():
+        linked_environment(linked)
+    clean = {"HOME": str(folder), "PATH": os.defpath, "EVENTFOLD_VENV": str(linked), **environment}
     script = f"source '{ROOT / 'setup.sh'}' && {command}"
     return subprocess.run([shell, "-c", script], env=clean, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -34,7 +37,7 @@ def test_sourcing_from_another_directory_finds_law_and_its_tasks(shell: str, tmp
     done = source(shell, "command -v law && cut -d: -f2 $LAW_INDEX_FILE && pwd", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split()
-    assert lines[0] == str(Path(sys.prefix) / "bin" / "law")
+    assert lines[0] == str(tmp_path / "environment" / "bin" / "law")
     assert "Report" in lines
     assert lines[-1] == str(tmp_path)
     assert done.stderr == ""

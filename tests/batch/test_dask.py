@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.batch.slurm import Slurm
-from tests.toy import Law, ran
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.toy import Law, linked_environment, ran
 
 pytestmark = pytest.mark.batch
 CLUSTER = ("--workflow", "dask", "--cluster", "slurm_gpu")
@@ -25,17 +21,6 @@ def batch(slurm: Slurm, law: Law, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert slurm.configuration.exists()
     monkeypatch.setenv("EVENTFOLD_VENV", str(linked_environment(tmp_path / "venv")))
     return Law(law.home, Path("batch"))
-
-
-def linked_environment(folder: Path) -> Path:
-    """What setup.sh takes for an environment that it has made: links, by which it can't harm the running one."""
-    folder.mkdir()
-    for path in Path(sys.prefix).iterdir():
-        if path.name != ".eventfold":
-            (folder / path.name).symlink_to(path)
-    checksum = subprocess.check_output(["cksum"], input=(ROOT / "requirements.lock").read_bytes())
-    (folder / ".eventfold").write_text(f"{checksum.decode().strip()} default\n")
-    return folder
 
 
 def jobs(slurm: Slurm) -> str:

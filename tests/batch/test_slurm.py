@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.slurm import Slurm, obstacle, started
-from tests.toy import toy
+from tests.toy import linked_environment, toy
 
 ROOT = Path(__file__).resolve().parents[2]
 CLEAN = {"PATH": os.defpath}
@@ -103,17 +103,6 @@ def test_a_job_of_a_clean_environment_has_law(slurm: Slurm, tmp_path: Path) -> N
     assert slurm.wait(job, seconds=60) == "COMPLETED", slurm.output(job)
     assert slurm.output(job).splitlines()[0] == str(venv / "bin" / "law")
     assert (tmp_path / "store" / "ListInputs").is_dir()
-
-
-def linked_environment(folder: Path) -> Path:
-    """What setup.sh takes for an environment that it has made: links, by which it can't harm the running one."""
-    folder.mkdir()
-    for path in Path(sys.prefix).iterdir():
-        if path.name != ".eventfold":
-            (folder / path.name).symlink_to(path)
-    checksum = subprocess.check_output(["cksum"], input=(ROOT / "requirements.lock").read_bytes())
-    (folder / ".eventfold").write_text(f"{checksum.decode().strip()} default\n")
-    return folder
 
 
 @pytest.fixture
