@@ -223,7 +223,7 @@ def test_a_training_by_replays_is_the_same(training: TrainingSettings, monkeypat
 
 
 class Kept:
-    """Checkpoints after each call, until so many were due."""
+    """Checkpoints after each call of the engine's; the process ends with one of them."""
 
     def __init__(self, last: int) -> None:
         self.files: dict[int, Checkpoint] = {}

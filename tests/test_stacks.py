@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from models import training
-from models.checkpoint import Checkpoint
 from models.events import TrainingEvents
 from models.members import MemberPlan, TrainedMember
 from models.networks import Classifier
 from models.settings import ModelSettings, TrainingSettings
 from models.stack import Kind, Stack
 from models.training import train
+from tests.test_replay import Kept
 from tests.test_training import assert_equal, differ, make_events, make_plans
 
 MODEL = ModelSettings(hidden=(17, 9), dropout=0.2, normalisation="batch")
@@ -157,28 +157,6 @@ def test_kinds(change: dict[str, Any]) -> None:
     plan = make_plans(model=MODEL, training=BASE)[0]
     assert (Kind.of(plan) == Kind.of(varied(plan, change))) == (change in SCALARS)
     assert Kind.of(plan) == Kind.of(dataclasses.replace(plan, fold=4, index=7))
-
-
-class Kept:
-    """Checkpoints of each step, up to one step of one call."""
-
-    def __init__(self, last: int) -> None:
-        self.files: dict[int, Checkpoint] = {}
-        self.last = last
-
-    def load(self, order: int) -> Checkpoint | None:
-        return self.files.get(order)
-
-    def due(self) -> bool:
-        self.last -= 1
-        return self.last >= 0
-
-    def save(self, order: int, checkpoint: Checkpoint) -> None:
-        self.files[order] = checkpoint
-
-    def saved(self) -> None:
-        if self.last == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("last", [1, 14, 33, 47])
