@@ -14,6 +14,7 @@ import pytest
 from analysis.errors import UserError
 from tests.toy import Law, ran
 from workflow.execution.clusters import Profile, bootstrap, lines, profile, start
+from workflow.tasks.train import TrainFolds
 
 
 @pytest.fixture
@@ -91,6 +92,30 @@ def test_a_job_gets_its_environment_from_setup_sh_alone(monkeypatch: pytest.Monk
     assert "MY_DATA=/data\n" in said
     assert "OMP_NUM_THREADS=1\n" in said
     assert "SECRET" not in said
+
+
+@pytest.mark.parametrize(
+    ("files", "visible", "expected"),
+    [
+        ([], None, False),
+        (["nvidiactl", "nvidia-uvm"], None, False),
+        (["nvidia0"], None, True),
+        (["nvidia0", "nvidia1"], "1", True),
+        (["nvidia0"], "", False),
+    ],
+)
+def test_networks_of_one_machine_share_its_gpu_as_one_stack(
+    files: list[str], visible: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflow.execution.clusters.DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for name in files:
+        (tmp_path / name).touch()
+    here, there = (TrainFolds(workflow=kind) for kind in ("local", "dask"))
+    assert here.group_branches(range(5), 2) == ([[0, 1, 2, 3, 4]] if expected else [[0, 2, 4], [1, 3]])
+    assert there.group_branches(range(5), 2) == [[0, 2, 4], [1, 3]]
 
 
 def test_a_scheduler_listens_to_its_own_certificate_only(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ PREFIX = "cluster_"
 Kind = Literal["local", "slurm", "htcondor", "scheduler"]
 SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """Environment of every worker: training arithmetic is single-threaded per process (contract 7)."""
+DEVICES = Path("/dev")
 PASSED = ("EVENTFOLD_STORE", "EVENTFOLD_DATA", "EVENTFOLD_VENV", "EVENTFOLD_TORCH")
 """Variables of the submitting shell that jobs get; everything else comes from setup.sh."""
 
@@ -84,6 +85,11 @@ class Profile:
 def available_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that this process may use; asked without importing torch."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(DEVICES.glob("nvidia[0-9]*"))
 
 
 def profile(name: str) -> Profile:
