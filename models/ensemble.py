@@ -68,8 +68,11 @@ class Ensemble:
     ) -> tuple[Classifier, dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
         """Return the network, its parameters ``[M, ...]`` by name, and means and scales ``[M, 1, F]``."""
         classifier = Classifier(self.members[0].model, self.signature, device)
-        rows = {p.name: np.stack([member.parameters[p.name] for member in self.members]) for p in classifier.parameters}
-        views = {name: torch.from_numpy(stacked).to(device) for name, stacked in rows.items()}  # (M, ...) each
+        views = {}
+        for name in (parameter.name for parameter in classifier.parameters):
+            rows = [torch.from_numpy(member.parameters[name]) for member in self.members]
+            # In torch's own memory: products round by where their matrices begin, which numpy leaves to chance.
+            views[name] = torch.stack(rows).to(device)  # (M, ...)
         mean, scale = stack_statistics([member.standardisation for member in self.members])  # (M, 1, F) each
         return classifier, views, (mean.to(device), scale.to(device))
 
@@ -175,11 +178,11 @@ def predict(
     with single_threaded(), torch.inference_mode():
         for start in range(0, len(values), BLOCK):
             count = min(BLOCK, len(values) - start)
-            block = np.zeros((1, BLOCK, shape[1]), dtype=np.float32)
-            known = np.zeros((1, BLOCK, shape[1]), dtype=np.bool_)
-            block[0, :count] = clean[start : start + count]
-            known[0, :count] = present[start : start + count]
-            inputs = (torch.from_numpy(block).to(device), torch.from_numpy(known).to(device))  # (1, B, F) each
+            block = torch.zeros(1, BLOCK, shape[1])
+            known = torch.zeros(1, BLOCK, shape[1], dtype=torch.bool)
+            block[0, :count] = torch.from_numpy(clean[start : start + count])
+            known[0, :count] = torch.from_numpy(present[start : start + count])
+            inputs = (block.to(device), known.to(device))  # (1, B, F) each
             found = classifier.probabilities(views, statistics, *inputs)  # (M, B, C)
             probabilities[:, start : start + count] = found[:, :count].cpu().numpy()
     return probabilities

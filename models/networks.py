@@ -364,6 +364,5 @@ class Classifier:
 
 def stack_statistics(fits: Sequence[Standardisation]) -> tuple[Tensor, Tensor]:
     """Stack the standardisations of M members into means and scales, float32 ``[M, 1, F]`` each."""
-    mean = torch.from_numpy(np.stack([fit.mean for fit in fits])).unsqueeze(1)
-    scale = torch.from_numpy(np.stack([fit.scale for fit in fits])).unsqueeze(1)
-    return mean, scale
+    mean, scale = (torch.stack([torch.from_numpy(getattr(fit, name)) for fit in fits]) for name in ("mean", "scale"))
+    return mean.unsqueeze(1), scale.unsqueeze(1)

@@ -120,7 +120,9 @@ def fit_standardisations(
         powers = torch.cat([there, x, x.square()], dim=1)  # (n, 3·F)
         for sums, use, share in zip(moments, uses, shares, strict=True):
             mass = np.where(use[chunk], np.abs(weights[chunk]), 0.0) * share[labels[chunk]]  # (n,)
-            sums.addmv_(powers.T, torch.from_numpy(mass))  # (3·F,)
+            sums.addmv_(
+                powers.T, torch.from_numpy(mass).clone()
+            )  # (3·F,), with both in torch's memory, which is aligned
     return [_standardisation(*total.view(3, features).numpy()) for total in moments]
 
 
@@ -160,7 +162,8 @@ def encode(
     mean, scale = statistics
     present = present & torch.isfinite(scale)  # (M, B, F)
     scaled = ((values - mean) / scale).clamp(-LARGEST, LARGEST)  # (M, B, F)
-    shrunk = torch.rsqrt(1 + scaled.square() * (1 / CLIP**2))  # (M, B, F)
-    filled = torch.where(present, scaled * shrunk, absent)  # (M, B, F)
+    # Products, a root and a quotient, which IEEE 754 rounds in one way: onnxruntime's reciprocal of a root does not.
+    clipped = scaled / torch.sqrt(1 + scaled * scaled * (1 / CLIP**2))  # (M, B, F)
+    filled = torch.where(present, clipped, absent)  # (M, B, F)
     there = ((present.to(membership.dtype) @ membership) > 0).to(filled.dtype)  # (M, B, O)
     return torch.cat([filled, there], dim=-1)  # (M, B, F + O)

@@ -36,7 +36,7 @@ def parsed(section: dict[str, str]) -> Profile:
 def test_a_profile_is_read(section: dict[str, str]) -> None:
     section |= {"kind": "slurm", "queue": "gpu", "workers": "3", "gpus": "1", "directives": "--a=1\n  --b\n\n"}
     found = parsed(section)
-    assert (found.kind, found.queue, found.most, found.gpus, found.memory) == ("slurm", "gpu", 3, 1, "2GB")
+    assert (found.kind, found.queue, found.most, found.gpus, found.memory) == ("slurm", "gpu", 3, 1, "")
     assert lines(found.directives) == ["--a=1", "--b"]
 
 

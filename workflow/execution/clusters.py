@@ -39,7 +39,7 @@ class Profile:
         kind: ``local`` processes; jobs of ``slurm`` or ``htcondor``; a ``scheduler`` of dask that runs already.
         workers: Most workers; 0 for one on each core of this machine.
         minimum: Workers that are kept while there is work.
-        memory: Of a worker, as in ``4GB``.
+        memory: Of a worker, as in ``4GB``; by default an equal share of this machine's, or 2 GB of a batch system's.
         gpus: Of a worker.
         gpu_cluster: The profile whose workers train networks; by default this one.
         queue: Partition of Slurm.
@@ -60,7 +60,7 @@ class Profile:
     kind: Kind = "local"
     workers: int = 0
     minimum: int = 0
-    memory: str = "2GB"
+    memory: str = ""
     gpus: int = 0
     gpu_cluster: str = ""
     queue: str = ""
@@ -175,7 +175,7 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables:
     common: dict[str, Any] = {
         "cores": 1,
         "processes": 1,
-        "memory": chosen.memory,
+        "memory": chosen.memory or "2GB",
         "protocol": "tls://",
         "security": security,
         "shared_temp_directory": str(folder),
