@@ -71,7 +71,6 @@ class Ensemble:
         views = {}
         for name in (parameter.name for parameter in classifier.parameters):
             rows = [torch.from_numpy(member.parameters[name]) for member in self.members]
-            # In torch's own memory: products round by where their matrices begin, which numpy leaves to chance.
             views[name] = torch.stack(rows).to(device)  # (M, ...)
         mean, scale = stack_statistics([member.standardisation for member in self.members])  # (M, 1, F) each
         return classifier, views, (mean.to(device), scale.to(device))

@@ -177,8 +177,6 @@ class Windows:
         if self.whole is not None:
             yield self.whole
             return
-        if self._side is not None:  # steps that the device has still to do may read either buffer
-            self._side.wait_stream(torch.cuda.current_stream(self._device))
         with ThreadPoolExecutor(1) as thread:
             coming: Future[Window] = thread.submit(self._fill, 0, order[0], self._free())
             for number in range(len(order)):

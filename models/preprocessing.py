@@ -120,9 +120,7 @@ def fit_standardisations(
         powers = torch.cat([there, x, x.square()], dim=1)  # (n, 3·F)
         for sums, use, share in zip(moments, uses, shares, strict=True):
             mass = np.where(use[chunk], np.abs(weights[chunk]), 0.0) * share[labels[chunk]]  # (n,)
-            sums.addmv_(
-                powers.T, torch.from_numpy(mass).clone()
-            )  # (3·F,), with both in torch's memory, which is aligned
+            sums.addmv_(powers.T, torch.from_numpy(mass))  # (3·F,)
     return [_standardisation(*total.view(3, features).numpy()) for total in moments]
 
 
@@ -162,7 +160,7 @@ def encode(
     mean, scale = statistics
     present = present & torch.isfinite(scale)  # (M, B, F)
     scaled = ((values - mean) / scale).clamp(-LARGEST, LARGEST)  # (M, B, F)
-    # Products, a root and a quotient, which IEEE 754 rounds in one way: onnxruntime's reciprocal of a root does not.
+    # Products, a root and a quotient: IEEE 754 rounds each in one way, here as in onnxruntime.
     clipped = scaled / torch.sqrt(1 + scaled * scaled * (1 / CLIP**2))  # (M, B, F)
     filled = torch.where(present, clipped, absent)  # (M, B, F)
     there = ((present.to(membership.dtype) @ membership) > 0).to(filled.dtype)  # (M, B, O)

@@ -179,6 +179,17 @@ def test_dask_and_local_processes_give_the_same_summary(law: Law) -> None:
     assert (law.results / "toy" / "summary.json").read_bytes() == expected
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_threads_of_the_shell_change_no_bit(law: Law, monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    expected = (law.results / "toy" / "summary.json").read_bytes()
+    for step in ("EvaluateEnsemble", "Report"):
+        shutil.rmtree(law.store / step)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
+    law("Report", "--analysis", law.analysis)
+    assert (law.store / "EvaluateEnsemble").is_dir()
+    assert (law.results / "toy" / "summary.json").read_bytes() == expected
+
+
 def test_status_shows_the_graph(law: Law) -> None:
     shown = law("Report", "--analysis", law.analysis, "--print-status", "-1").stdout
     for family in ("ListInputs", "SelectEvents", "ComputeFeatures", "PrepareFolds", "TrainFolds", "ExportEnsemble",

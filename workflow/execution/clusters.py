@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import law
 
 from analysis.errors import UserError, nearest
+from workflow import SINGLE_THREADED
 
 if TYPE_CHECKING:
     from distributed import Security
 
 PREFIX = "cluster_"
 Kind = Literal["local", "slurm", "htcondor", "scheduler"]
-SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-"""Environment of every worker: training arithmetic is single-threaded per process (contract 7)."""
 DEVICES = Path("/dev")
 PASSED = ("EVENTFOLD_STORE", "EVENTFOLD_DATA", "EVENTFOLD_VENV", "EVENTFOLD_TORCH")
 """Variables of the submitting shell that jobs get; everything else comes from setup.sh."""
@@ -131,13 +130,10 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
     Raises:
         UserError: The batch system's programs are not there.
     """
-    import dask
     from distributed import LocalCluster, Security
     from distributed.deploy.spec import SpecCluster
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Spawned workers get it before they import numpy.
-    dask.config.set({"distributed.nanny.pre-spawn-environ": SINGLE_THREADED})
     security = Security.temporary()
     if chosen.kind == "local":
         return LocalCluster(

@@ -16,7 +16,7 @@ from typing import Any
 import law
 
 from analysis.errors import UserError
-from workflow.execution.clusters import SINGLE_THREADED, available_cores
+from workflow.execution.clusters import available_cores
 from workflow.execution.ending import GRACE
 from workflow.execution.executor import Group, GroupProxy, listen, run_group
 
@@ -53,19 +53,7 @@ class LocalExecutor:
         context = multiprocessing.get_context("spawn")
         self._messages: Any = context.SimpleQueue()
         self._say: Callable[[str], None] | None = None
-        before = {name: os.environ.get(name) for name in SINGLE_THREADED}
-        os.environ.update(SINGLE_THREADED)
-        try:
-            self._pool = ProcessPoolExecutor(
-                processes, mp_context=context, initializer=_start, initargs=(self._messages,)
-            )
-            self._warm_up(processes)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+        self._pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(self._messages,))
         threading.Thread(target=self._forward, daemon=True).start()
 
     def submit(self, groups: Sequence[Group], say: Callable[[str], None]) -> Iterator[Group]:
@@ -93,11 +81,6 @@ class LocalExecutor:
                 future.cancel()
             self._say = None
 
-    def _warm_up(self, processes: int) -> None:
-        """Start all processes now, while the environment says one thread."""
-        for future in [self._pool.submit(_ready) for _ in range(processes)]:
-            future.result()
-
     def _forward(self) -> None:
         while True:
             text = self._messages.get()
@@ -121,7 +104,3 @@ def _end_with_head() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
     os._exit(1)
-
-
-def _ready() -> None:
-    """Nothing to do: the process is there."""

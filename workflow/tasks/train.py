@@ -125,7 +125,6 @@ class Kept:
     def __init__(self, paths: Sequence[Path], seconds: float, ending: Ending) -> None:
         self._paths, self._seconds, self._ending = paths, seconds, ending
         self._last = time.monotonic()
-        self._all = False  # whether all networks are saved after this step, not only those that have ended
 
     def load(self, order: int) -> Checkpoint | None:
         """Where a network stood; None to begin anew, also if it can't be read."""
@@ -145,22 +144,22 @@ class Kept:
     def due(self) -> bool:
         """Whether so many seconds have passed, or the process has been asked to end."""
         now = time.monotonic()
-        self._all = self._ending.asked or now - self._last >= self._seconds
-        if self._all:
+        due = self._ending.asked or now - self._last >= self._seconds
+        if due:
             self._last = now
-        return self._all
+        return due
 
     def save(self, order: int, checkpoint: Checkpoint) -> None:
         """Keep where a network stands."""
         atomic_write(self._paths[order], checkpoint.to_bytes())
 
     def saved(self) -> None:
-        """End the training if the process has been asked to end and all networks are kept.
+        """End the training, all of whose networks are kept now, if the process has been asked to end.
 
         Raises:
             _EndedError: That is so.
         """
-        if self._ending.asked and self._all:
+        if self._ending.asked:
             raise _EndedError("The training was ended by SIGTERM; what its networks have reached is kept.")
 
     def clear(self) -> None:
