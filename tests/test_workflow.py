@@ -332,7 +332,7 @@ def test_a_killed_worker_is_said(training: subprocess.Popen[str]) -> None:
     _, said = training.communicate(timeout=60)
     assert training.returncode == 40
     assert said.count("A worker process was killed") == 1
-    assert "TrainFolds branch" in said
+    assert "TrainFolds (toy fold" in said
     assert "Traceback" not in said
 
 

@@ -561,6 +561,11 @@ class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
     def _no_branch(self, number: int, total: int) -> str:
         return f"{self.task_family} has no branch {number}: it has {total}, from 0 to {total - 1}."
 
+    @property
+    def events(self) -> int:
+        """How many events this branch reads or makes, for the progress that is shown; 0 where they are no measure."""
+        return 0
+
     def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
         """Cut the work of this step into groups that run side by side; by default each branch alone."""
         del slots

@@ -83,9 +83,14 @@ def circumstances(meter: Meter, before: Cost | None = None) -> dict[str, Any]:
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": _versions(),
         "code": source_version(),
     }
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
 
 
 def read_record(path: Path, keys: Set[str] = KEYS) -> dict[str, Any] | None:

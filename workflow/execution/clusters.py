@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 PREFIX = "cluster_"
 Kind = Literal["local", "slurm", "htcondor", "scheduler"]
 DEVICES = Path("/dev")
+DEFAULT_MEMORY = "2GB"
+"""Of a worker of a batch system."""
+MEMORY_LEVELS = ("target", "spill", "pause", "terminate")
+"""Shares of a worker's memory at which dask acts by itself."""
 PASSED = ("EVENTFOLD_STORE", "EVENTFOLD_DATA", "EVENTFOLD_VENV", "EVENTFOLD_TORCH")
 """Variables of the submitting shell that jobs get; everything else comes from setup.sh."""
 
@@ -39,6 +43,7 @@ class Profile:
         workers: Most workers; 0 for one on each core of this machine.
         minimum: Workers that are kept while there is work.
         memory: Of a worker, as in ``4GB``; by default an equal share of this machine's, or 2 GB of a batch system's.
+        most_memory: Up to which a branch that needs more than that is tried again with twice as much.
         gpus: Of a worker.
         gpu_cluster: The profile whose workers train networks; by default this one.
         queue: Partition of Slurm.
@@ -60,6 +65,7 @@ class Profile:
     workers: int = 0
     minimum: int = 0
     memory: str = ""
+    most_memory: str = ""
     gpus: int = 0
     gpu_cluster: str = ""
     queue: str = ""
@@ -119,6 +125,20 @@ def profile(name: str) -> Profile:
     return chosen
 
 
+def with_more_memory(chosen: Profile) -> Profile | None:
+    """The same with twice the memory of a worker, and fewer workers on this machine; None where that is too much."""
+    from dask.utils import parse_bytes
+
+    if not chosen.most_memory or chosen.kind == "scheduler":
+        return None
+    before = parse_bytes(chosen.memory or DEFAULT_MEMORY)
+    more = min(2 * before, parse_bytes(chosen.most_memory))
+    if more <= before:
+        return None
+    workers = max(1, chosen.most // 2) if chosen.kind == "local" else chosen.workers
+    return replace(chosen, memory=f"{more // 10**6}MB", workers=workers)
+
+
 def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
     """Start a dask cluster whose scheduler and workers speak TLS, with certificates of its own.
 
@@ -130,9 +150,12 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
     Raises:
         UserError: The batch system's programs are not there.
     """
+    import dask
     from distributed import LocalCluster, Security
     from distributed.deploy.spec import SpecCluster
 
+    # A group of branches watches its memory itself (workflow/execution/workers.py).
+    dask.config.set({f"distributed.worker.memory.{level}": False for level in MEMORY_LEVELS})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     security = Security.temporary()
     if chosen.kind == "local":
@@ -171,7 +194,7 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables:
     common: dict[str, Any] = {
         "cores": 1,
         "processes": 1,
-        "memory": chosen.memory or "2GB",
+        "memory": chosen.memory or DEFAULT_MEMORY,
         "protocol": "tls://",
         "security": security,
         "shared_temp_directory": str(folder),
@@ -221,7 +244,8 @@ def bootstrap(chosen: Profile, variables: Sequence[str]) -> list[str]:
     """Shell commands that make the environment of a job: nothing but setup.sh, and the variables that are read."""
     root = Path(__file__).resolve().parents[2]
     passed = [f"export {name}={shlex.quote(os.environ[name])}" for name in (*PASSED, *variables) if name in os.environ]
-    pinned = [f"export {name}={value}" for name, value in SINGLE_THREADED.items()]
+    levels = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{level.upper()}": "False" for level in MEMORY_LEVELS}
+    pinned = [f"export {name}={value}" for name, value in (SINGLE_THREADED | levels).items()]
     return [*lines(chosen.prologue), *passed, *pinned, f"source {shlex.quote(str(root / 'setup.sh'))} || exit 1"]
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import law
 
 from analysis.errors import UserError
-from workflow.execution.clusters import Profile, profile, start
-from workflow.execution.executor import Group, GroupProxy, close_at_end
+from workflow.claims import stamp
+from workflow.execution.clusters import Profile, profile, start, with_more_memory
+from workflow.execution.executor import Failure, Group, GroupProxy, Message, close_at_end
 from workflow.store import store_folder
 
-DEATHS = 5
-"""Workers that may die under a group before it is given up: its training goes on from checkpoints each time."""
+if TYPE_CHECKING:
+    from distributed import Future
+
+LOSSES = 5
+"""Workers that may be lost under a group that keeps nothing, before it is given up."""
 
 
 class DaskProxy(GroupProxy):
@@ -49,15 +57,18 @@ def dask_executor(chosen: Profile, variables: tuple[str, ...]) -> DaskExecutor:
 class DaskExecutor:
     """Runs groups on the workers of a dask cluster."""
 
-    def __init__(self, chosen: Profile, variables: Sequence[str]) -> None:
+    def __init__(self, chosen: Profile, variables: tuple[str, ...]) -> None:
         import dask
         from distributed import Client
 
-        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS})
-        self.slots, self._profile = chosen.most, chosen
+        # Which groups run again after a worker is lost is decided here; and a worker gets one group at a time, so
+        # that none is lost with a worker which had not begun it.
+        dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0})
+        self.slots, self._profile, self._variables = chosen.most, chosen, variables
         self._cluster = None
         if chosen.kind == "scheduler":
             self._client = Client(chosen.address or None, scheduler_file=chosen.scheduler_file or None)
+            self.slots = chosen.workers or len(self._client.scheduler_info()["workers"]) or 1
         else:
             self._cluster = start(chosen, store_folder() / "clusters" / chosen.name, variables)
             self._client = Client(self._cluster, security=self._cluster.security)
@@ -66,52 +77,115 @@ class DaskExecutor:
 
             self._client.register_plugin(ProvenGpu())
 
-    def submit(self, groups: Sequence[Group], say: Callable[[str], None]) -> Iterator[Group]:
-        """Run groups and yield each as it ends.
+    def workers(self) -> int:
+        """How many workers are there now."""
+        # Not by a question to the scheduler, which would wait for itself where one of its messages is shown.
+        return self.slots if self._cluster is None else len(self._cluster.scheduler.workers)
+
+    def submit(
+        self, groups: Sequence[Group], hear: Callable[[Message], None]
+    ) -> Iterator[tuple[Group, Failure | None]]:
+        """Run groups and yield each as it ends, with why it has failed.
+
+        A group whose worker is lost runs again elsewhere. If it had used up its memory, that is on workers with more,
+        once the other groups have ended, as far as the profile allows.
 
         Raises:
-            UserError: Workers died again and again under a group.
+            UserError: The scheduler is gone.
         """
         from distributed import KilledWorker, as_completed
 
-        from workflow.execution.workers import TOPIC, run
+        from workflow.execution.workers import TOPIC
 
-        def show(event: tuple[float, str]) -> None:
-            say(event[1])
+        short: set[int] = set()  # groups that have used up their worker's memory
+        larger: list[Group] = []
+        losses = Losses()
 
-        self._client.subscribe_topic(TOPIC, show)
-        # Not pure: a branch whose output was removed runs again under the same arguments.
-        futures = {
-            self._client.submit(
-                run, group, pure=False, resources={"GPU": 1} if group.gpu and self._profile.gpus else None
-            ): group
-            for group in groups
-        }
+        def heard(event: tuple[float, Any]) -> None:
+            message = Message(*event[1])
+            if message.kind == "memory":
+                short.add(message.group)
+            else:
+                hear(message)
+
+        self._client.subscribe_topic(TOPIC, heard)
+        futures = {self._send(group): group for group in groups}
         try:
-            for future in as_completed(futures):
+            running = as_completed(futures)
+            for future in running:
+                group = futures[future]
                 try:
-                    future.result()
+                    failure = future.result()
                 except KilledWorker as error:
-                    raise UserError(
-                        f"{futures[future].name}: {DEATHS} workers died under it, the last one at "
-                        f"{error.last_worker.address}. {self._where_to_look()}"
-                    ) from error
-                yield futures[future]
+                    full, given_up = group.number in short, losses.count(group)
+                    if (full or given_up) and with_more_memory(self._profile):
+                        larger.append(group)
+                    elif full or given_up:
+                        yield group, self._lost(error, full)
+                    else:
+                        hear(Message(group.number, "said", f"{group.name}: its worker is lost, it goes on elsewhere\n"))
+                        again = self._send(group)
+                        futures[again] = group
+                        running.add(again)
+                    continue
+                yield group, failure
+        except (CancelledError, OSError) as error:
+            address = self._profile.address or self._profile.scheduler_file
+            raise UserError(
+                f"The scheduler of dask ({address or 'of this run'}) is gone: {error}. What is complete stays; start "
+                "the run again."
+            ) from error
         finally:
             self._client.cancel(list(futures))
             self._client.unsubscribe_topic(TOPIC)
+        more = with_more_memory(self._profile)
+        if larger and more:
+            hear(Message(larger[0].number, "said", f"{len(larger)} groups need more memory: {more.memory}\n"))
+            yield from dask_executor(more, self._variables).submit(larger, hear)
 
-    def _where_to_look(self) -> str:
-        if self._profile.kind in ("slurm", "htcondor"):
-            folder = store_folder() / "clusters" / self._profile.name
-            return (
-                f"The logs of its jobs are in {folder}; if memory or walltime was short, raise memory or walltime in "
-                f"[cluster_{self._profile.name}] of law.cfg. What is complete stays."
+    def _send(self, group: Group) -> Future[Any]:
+        from workflow.execution.workers import run
+
+        resources = {"GPU": 1} if group.gpu and self._profile.gpus else None
+        # Not pure: a branch whose output was removed runs again under the same arguments.
+        return self._client.submit(run, group, pure=False, resources=resources)
+
+    def _lost(self, error: Any, full: bool) -> Failure:
+        section = f"[cluster_{self._profile.name}] of law.cfg"
+        if full:
+            limit = self._profile.memory or "its share of this machine's memory"
+            return Failure(
+                f"it needs more memory than its worker has ({limit}). Raise memory in {section}, or most_memory, up to "
+                "which it is tried again with twice as much; for selection lower data.chunk.",
+                True,
             )
-        return "If memory is short, lower data.chunk or the number of workers. What is complete stays."
+        folder = store_folder() / "clusters" / self._profile.name
+        logs = f" The logs of jobs are in {folder}." if self._profile.kind in ("slurm", "htcondor") else ""
+        return Failure(
+            f"{LOSSES} workers were lost under it, the last one at {error.last_worker.address}, and it has kept "
+            f"nothing in between.{logs} If memory or walltime is short, raise it in {section}.",
+            True,
+        )
 
     def close(self) -> None:
         """End the workers, and their jobs."""
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+
+class Losses:
+    """Counts the workers that were lost under each group since it last kept anything."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._kept: dict[int, Any] = {}
+
+    def count(self, group: Group) -> bool:
+        """Count one; whether there were too many."""
+        kept = [stamp(Path(folder) / name) for folder in group.folders for name in (".checkpoint", "provenance.json")]
+        if kept != self._kept.get(group.number, kept):
+            self._counts[group.number] = 0
+        self._kept[group.number] = kept
+        self._counts[group.number] += 1
+        return self._counts[group.number] >= LOSSES

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import atexit
+import re
 import sys
 import threading
-import time
+import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
 import law
 
 from analysis.errors import UserError
 from workflow.claims import Stamp, announce, remember
+from workflow.execution import logs
+from workflow.execution.board import Board
+
+FAILURES = 3
+"""Groups of a step that may fail before no further one is begun: what is wrong with three is wrong with all."""
 
 
 @dataclass(frozen=True)
@@ -22,26 +30,72 @@ class Group:
     """Branches of one task that run together in one process.
 
     Attributes:
+        number: Its place among the groups that were handed over together.
+        module: Module of the task's class.
         family: Task family.
         parameters: The task's parameters as text, without branches.
         branches: Branch numbers.
+        about: What the branches are about, in a few words.
         fingerprints: The identity that each branch had when the run began.
         stamps: The state that the record of its outputs had then.
+        folders: Where the outputs of each will be.
         gpu: Whether they want a GPU.
     """
 
+    number: int
+    module: str
     family: str
     parameters: tuple[tuple[str, str], ...]
     branches: tuple[int, ...]
+    about: str
     fingerprints: tuple[str, ...]
     stamps: tuple[Stamp, ...]
+    folders: tuple[str, ...]
     gpu: bool
 
     @property
     def name(self) -> str:
         """The group in a few words."""
-        numbers = ", ".join(str(branch) for branch in self.branches)
-        return f"{self.family} branch {numbers}"
+        return f"{self.family} ({self.about})"
+
+    @property
+    def log(self) -> Path:
+        """Where what it prints is kept."""
+        return Path(self.folders[0]) / logs.NAME
+
+
+class Message(NamedTuple):
+    """What a worker says while it runs a group.
+
+    Attributes:
+        group: The group's number.
+        kind: It has `started`; it has `said` something to be shown; its `memory` is nearly used up.
+        text: What it says, or the memory that it uses, in bytes.
+    """
+
+    group: int
+    kind: Literal["started", "said", "memory"]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a group has failed by its own mistake.
+
+    Attributes:
+        message: In a sentence.
+        expected: Whether it is a user's mistake; otherwise the last lines of the log are worth a look.
+        trace: The traceback.
+    """
+
+    message: str
+    expected: bool
+    trace: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The message without paths and numbers: that of another branch may differ in these alone."""
+        return re.sub(r"\S*[/\d]\S*", "", self.message)
 
 
 class Executor(Protocol):
@@ -53,8 +107,18 @@ class Executor(Protocol):
 
     slots: int
 
-    def submit(self, groups: Sequence[Group], say: Callable[[str], None]) -> Iterator[Group]:
-        """Run all groups and yield each as it ends; raises what a group raised."""
+    def workers(self) -> int:
+        """How many workers are there now."""
+        ...
+
+    def submit(
+        self, groups: Sequence[Group], hear: Callable[[Message], None]
+    ) -> Iterator[tuple[Group, Failure | None]]:
+        """Run all groups and yield each as it ends, with why it has failed.
+
+        Raises:
+            UserError: What runs them has failed.
+        """
         ...
 
 
@@ -94,23 +158,33 @@ def say(text: str) -> None:
         _say(text)
 
 
-def listen(speaker: Callable[[str], None]) -> None:
-    """Send this process's progress to the head process."""
-    global _say  # noqa: PLW0603 -- one speaker per process, set once when the process starts
-    _say = speaker
+def run_group(group: Group, tell: Callable[[Message], None]) -> Failure | None:
+    """Run a group in this process, which has nothing else to do; workers of every kind call this.
 
+    Args:
+        group: What to run.
+        tell: Carries messages to the head process.
 
-def run_group(group: Group) -> None:
-    """Run a group in this process; workers of every kind call this.
-
-    Raises:
-        UserError: The code or configuration has changed since the run began, or the step itself failed so.
+    Returns:
+        Why it has failed; None if all of its outputs are there.
     """
-    import luigi
+    global _say  # noqa: PLW0603 -- one speaker per process: it runs one group at a time
+    _say = lambda text: tell(Message(group.number, "said", text))  # noqa: E731
+    tell(Message(group.number, "started"))
+    with logs.logged(group.log):
+        try:
+            _run(group)
+        except Exception as error:
+            trace = traceback.format_exc()
+            if isinstance(error, UserError):
+                return Failure(str(error), True, trace)
+            sys.stderr.write(trace)
+            return Failure(f"{type(error).__name__}: {error}", False, trace)
+    return None
 
-    import workflow.tasks  # noqa: F401 -- registers the task families
 
-    task_class = luigi.task_register.Register.get_task_cls(group.family)
+def _run(group: Group) -> None:
+    task_class = getattr(import_module(group.module), group.family)
     task = task_class.from_str_params(dict(group.parameters))
     for branch, expected, stamp in zip(group.branches, group.fingerprints, group.stamps, strict=True):
         found = task.as_branch(branch).fingerprint
@@ -120,12 +194,7 @@ def run_group(group: Group) -> None:
                 f"going on (identity {expected} is now {found}). Start the run again; what is complete stays."
             )
         remember(task.as_branch(branch).record, stamp)
-    try:
-        task.run_branches(list(group.branches))
-    except Exception as error:
-        labels = ", ".join(sorted({task.as_branch(branch).label for branch in group.branches}))
-        error.add_note(f"This happened in {group.name} ({labels}).")
-        raise
+    task.run_branches(list(group.branches))
 
 
 _failures: list[UserError] = []
@@ -146,7 +215,11 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
         return all(answers)
 
     def run(self) -> None:
-        """Run the branches that were incomplete when this run first asked."""
+        """Run the branches that were incomplete when this run first asked.
+
+        Raises:
+            UserError: Some have failed, or what runs them.
+        """
         pending = {b: task for b, task in self.task.get_branch_tasks().items() if not task.complete()}
         if not pending:
             return
@@ -159,64 +232,57 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
         parameters = tuple((k, v) for k, v in self.task.to_str_params().items() if k not in ("branch", "branches"))
         groups = [
             Group(
+                number=number,
+                module=type(self.task).__module__,
                 family=self.task.task_family,
                 parameters=parameters,
                 branches=tuple(branches),
+                about=", ".join(sorted({f"{pending[b].label} {pending[b].subject}" for b in branches})),
                 fingerprints=tuple(pending[b].fingerprint for b in branches),
                 stamps=tuple(pending[b].stamp() for b in branches),
+                folders=tuple(str(pending[b].folder) for b in branches),
                 gpu=self.task.wants_gpu,
             )
-            for branches in self.task.group_branches(list(pending), executor.slots)
+            for number, branches in enumerate(self.task.group_branches(list(pending), executor.slots))
         ]
-        progress = _Bar(self.task.title, len(pending))
+        sizes = [(len(group.branches), sum(pending[b].events for b in group.branches)) for group in groups]
+        failed: list[Group] = []
+        told: set[str] = set()
         try:
-            for group in executor.submit(groups, progress.say):
-                for branch in group.branches:
-                    pending[branch].mark_complete()
-                progress.advance(len(group.branches))
+            with Board(self.task.title, sizes, executor.workers) as board:
+                for group, failure in executor.submit(groups, lambda message: board.hear(*message)):
+                    if failure is None:
+                        for branch in group.branches:
+                            pending[branch].mark_complete()
+                    else:
+                        failed.append(group)
+                        if failure.kind not in told:
+                            told.add(failure.kind)
+                            board.show(_told(group, failure))
+                    board.end(group.number, failure is None)
+                    if len(failed) == FAILURES:
+                        break
+                if failed:
+                    raise UserError(_summary(self.task.title, failed, groups))
         except UserError as error:
             _failures.append(error)
             raise
-        progress.close()
 
 
-PAUSE = 5.0
-"""Seconds between two lines of progress in a log; on a terminal one line is written over and over."""
+def _told(group: Group, failure: Failure) -> str:
+    """What a user reads when a group has failed."""
+    lines = [f"\nerror: {group.name}: {failure.message}"]
+    last = logs.tail(group.log)
+    if last:
+        lines.append(f"Its log: {group.log}")
+        lines += [f"    {line}" for line in last]
+    if "--debug" in sys.argv and failure.expected:
+        lines.append(failure.trace)
+    return "\n".join(lines) + "\n"
 
 
-class _Bar:
-    """Progress of one step: how many branches are done, and what the last worker said."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self._title = title
-        self._total = total
-        self._done = 0
-        self._terminal = sys.stderr.isatty()
-        self._start = "\r\033[K" if self._terminal else ""
-        self._started = self._last = time.monotonic()
-        self._write()
-
-    def advance(self, branches: int) -> None:
-        """Note that so many more branches are done."""
-        self._done += branches
-        self._write()
-
-    def say(self, text: str) -> None:
-        """Show what a worker said."""
-        if text.endswith("\n"):
-            print(f"{self._start}{text}", end="", file=sys.stderr, flush=True)  # noqa: T201
-        else:
-            self._write(f" | {text}")
-
-    def _write(self, more: str = "") -> None:
-        line = f"{self._title}: {self._done} of {self._total} done{more}"
-        if self._terminal:
-            print(f"{self._start}{line}", end="", file=sys.stderr, flush=True)  # noqa: T201
-        elif time.monotonic() - self._last > PAUSE:
-            self._last = time.monotonic()
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-    def close(self) -> None:
-        """Say that the step has ended."""
-        seconds = time.monotonic() - self._started
-        print(f"{self._start}{self._title}: {self._total} done in {seconds:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
+def _summary(title: str, failed: Sequence[Group], groups: Sequence[Group]) -> str:
+    count, total = (sum(len(group.branches) for group in some) for some in (failed, groups))
+    names = "; ".join(group.about for group in failed)
+    stopped = f" After {FAILURES} failures no further ones were begun." if len(failed) == FAILURES < len(groups) else ""
+    return f"{title}: {count} of {total} branches failed ({names}).{stopped} What is complete stays."

@@ -1,4 +1,4 @@
-"""Local processes: one pool for the whole run, each process single-threaded."""
+"""The workflow type `local`: a pool of spawned processes on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import law
 from analysis.errors import UserError
 from workflow.execution.clusters import available_cores
 from workflow.execution.ending import GRACE
-from workflow.execution.executor import Group, GroupProxy, listen, run_group
+from workflow.execution.executor import Failure, Group, GroupProxy, Message, run_group
 
 
 class LocalProxy(GroupProxy):
@@ -52,22 +52,27 @@ class LocalExecutor:
         # Spawned, not forked: a forked copy of a process with threads (torch, uproot) can hang.
         context = multiprocessing.get_context("spawn")
         self._messages: Any = context.SimpleQueue()
-        self._say: Callable[[str], None] | None = None
+        self._hear: Callable[[Message], None] | None = None
         self._pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(self._messages,))
         threading.Thread(target=self._forward, daemon=True).start()
 
-    def submit(self, groups: Sequence[Group], say: Callable[[str], None]) -> Iterator[Group]:
-        """Run groups and yield each as it ends.
+    def workers(self) -> int:
+        """How many processes there are."""
+        return self.slots
+
+    def submit(
+        self, groups: Sequence[Group], hear: Callable[[Message], None]
+    ) -> Iterator[tuple[Group, Failure | None]]:
+        """Run groups and yield each as it ends, with why it has failed.
 
         Raises:
             UserError: A worker process died.
         """
-        self._say = say
-        futures = {self._pool.submit(run_group, group): group for group in groups}
+        self._hear = hear
+        futures = {self._pool.submit(_run, group): group for group in groups}
         try:
             for future in as_completed(futures):
-                future.result()
-                yield futures[future]
+                yield futures[future], future.result()
         except BrokenProcessPool as error:
             local_executor.cache_clear()
             lost = ", ".join(sorted({g.name for f, g in futures.items() if f.done() and f.exception()}))
@@ -79,21 +84,30 @@ class LocalExecutor:
         finally:
             for future in futures:
                 future.cancel()
-            self._say = None
+            self._hear = None
 
     def _forward(self) -> None:
         while True:
-            text = self._messages.get()
-            speaker = self._say
-            if speaker is not None:
-                speaker(text)
+            message = self._messages.get()
+            hear = self._hear
+            if hear is not None:
+                hear(message)
+
+
+_tell: Callable[[Message], None] | None = None
 
 
 def _start(messages: Any) -> None:
     """Prepare a worker: speak through the head process, leave Ctrl-C to it, and end when it is gone."""
-    listen(messages.put)
+    global _tell  # noqa: PLW0603 -- one head per process
+    _tell = messages.put
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_head, daemon=True).start()
+
+
+def _run(group: Group) -> Failure | None:
+    assert _tell is not None, "the process was prepared when it started"
+    return run_group(group, _tell)
 
 
 def _end_with_head() -> None:

@@ -4,22 +4,76 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from distributed import WorkerPlugin, get_worker
 
-from workflow.execution.executor import Group, listen, run_group
+from workflow.execution.executor import Failure, Group, Message, run_group
 
-TOPIC = "eventfold-progress"
+TOPIC = "eventfold"
+NEAR, FULL = 0.7, 0.95
+"""Shares of a worker's memory: from the first on its loss is put down to memory, at the second it ends itself."""
+LOOK = 0.1
+"""Seconds between two looks at the memory."""
 
 
-def run(group: Group) -> None:
+def run(group: Group) -> Failure | None:
     """Run a group, and speak through the scheduler."""
     worker = get_worker()
-    listen(lambda text: worker.log_event(TOPIC, text))
-    run_group(group)
+    tell: Callable[[Message], None] = partial(_tell, worker)
+    with _watched(group, worker.memory_manager.memory_limit or 0, tell):
+        return run_group(group, tell)
+
+
+def _tell(worker: Any, message: Message) -> None:
+    worker.log_event(TOPIC, tuple(message))
+
+
+@contextmanager
+def _watched(group: Group, limit: int, tell: Callable[[Message], None]) -> Iterator[None]:
+    """Tell when memory runs short, and end the process before it takes the machine's or the job's.
+
+    dask's own limit counts pages of mapped files too, which the kernel gives back when it needs them.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        told = False
+        while not over.wait(LOOK):
+            used = private_memory()
+            if used > NEAR * limit and not told:
+                told = True
+                tell(Message(group.number, "memory", str(used)))
+            if used > FULL * limit:
+                time.sleep(5 * LOOK)  # the message goes first
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    thread = threading.Thread(target=look, daemon=True)
+    if limit:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def private_memory() -> int:
+    """Bytes of memory that are this process's own; 0 where the kernel does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # not Linux
+        return 0
+    sizes = dict(line.split(":", 1) for line in lines)
+    return sum(int(sizes[key].split()[0]) * 1024 for key in ("RssAnon", "RssShmem") if key in sizes)
 
 
 class ProvenGpu(WorkerPlugin):

@@ -53,3 +53,7 @@ class ChunkWorkflow(Workflow[S]):
     @property
     def subject(self) -> str:
         return f"{self.branch_data.file.key} from {self.branch_data.start}"
+
+    @property
+    def events(self) -> int:
+        return int(self.branch_data.stop - self.branch_data.start)

@@ -53,6 +53,10 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
             "features": [branch_of(ComputeFeatures, self, c, group="features") for c in chunks],
         }
 
+    @property
+    def events(self) -> int:
+        return int(self.branch_data.entries)
+
     def slice(self, config: Configuration) -> ScoreSlice:
         return ScoreSlice(self.branch_data.entries, config.folds.count, str(config.folds.salt))
 

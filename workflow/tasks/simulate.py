@@ -39,6 +39,10 @@ class SimulateEvents(Workflow[Simulated]):
     def subject(self) -> str:
         return f"part {self.branch_data.number}"
 
+    @property
+    def events(self) -> int:
+        return int(self.branch_data.entries)
+
     def slice(self, config: Configuration) -> Simulated:
         file: InputFile = self.branch_data
         simulate = config.data.datasets[file.dataset].simulate
