@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.costs import amount, energy, price
@@ -35,6 +35,7 @@ from workflow.energy import (
     Reading,
     drawn,
 )
+from workflow.tasks import TrainFolds, train
 
 NOTHING = Reading(None, 0.0, {}, {})
 RANGE = 1_000_000_000  # µJ
@@ -78,6 +79,7 @@ class TestRapl:
         advance(powercap, 2_000_000)
         assert rapl.read() == pytest.approx(3 * 2.0)
 
+    @settings(deadline=None)
     @given(steps=st.lists(st.integers(0, RANGE - 1), max_size=20))
     def test_a_counter_that_begins_anew_loses_nothing(
         self, tmp_path_factory: pytest.TempPathFactory, steps: list[int]
@@ -284,12 +286,14 @@ def record(cost: Cost, step: str = "Train", name: str = "0", this_run: bool = Fa
 
 
 class TestCost:
+    @settings(deadline=None)
     @given(spent, st.integers(1, 10))
     def test_shares_add_up_and_memory_is_not_shared(self, cost: Cost, parts: int) -> None:
         total = sum((cost.share(parts) for _ in range(parts)), Cost())
         for name in ("wall_seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb", "joules"):
             assert getattr(total, name) == pytest.approx(getattr(cost, name))
 
+    @settings(deadline=None)
     @given(spent)
     def test_a_record_says_what_was_spent(self, cost: Cost) -> None:
         kept = json.loads(json.dumps(record(cost)))
@@ -308,6 +312,7 @@ class TestCost:
 
 
 class TestAccount:
+    @settings(deadline=None)
     @given(st.lists(st.tuples(st.sampled_from(["Select", "Train"]), spent, st.booleans()), max_size=12))
     def test_totals_are_the_sums_of_the_records(self, made: list[tuple[str, Cost, bool]]) -> None:
         records = [record(cost, step, str(i), new) for i, (step, cost, new) in enumerate(made)]
@@ -377,7 +382,7 @@ class TestWords:
 
 class TestRun:
     def test_run_and_records_say_the_same(self, law: Law) -> None:
-        """Totals are the sums of the records of all that the result stands on; networks of one stack share equally."""
+        """Totals are the sums of the records of all that the result stands on."""
         run = json.loads((law.results / "toy" / "run.json").read_text())
         kept = [json.loads((law.store / step["record"]).read_text()) for step in run["steps"]]
         assert all(step.items() >= found["cost"].items() for step, found in zip(run["steps"], kept, strict=True))
@@ -389,6 +394,15 @@ class TestRun:
         assert total == run["costs"]["this_run"]
         assert {step["step"] for step in run["costs"]["steps"]} == {step["step"] for step in run["steps"]}
         assert "cost" not in (law.results / "toy" / "summary.json").read_text()
+
+    def test_networks_of_one_stack_share_equally(self, here: Law, monkeypatch: pytest.MonkeyPatch) -> None:
+        shares: list[Cost] = []
+        whole = Cost(30.0, 9.0, 3.0, 100.0, joules={NVML: 6.0})
+        monkeypatch.setattr(train, "Meter", lambda: SimpleNamespace(read=lambda: whole))
+        monkeypatch.setattr(train, "train_stack", lambda slices, *_: [None] * len(slices))
+        monkeypatch.setattr(TrainFolds, "write", lambda _task, _names, _compute, before: shares.append(before))
+        TrainFolds(analysis=here.analysis).run_branches([0, 1, 2])
+        assert shares == [Cost(10.0, 3.0, 1.0, 100.0, joules={NVML: 2.0})] * 3
 
     def test_what_is_made_again_is_told_apart(self, law: Law) -> None:
         """Beside records of an earlier version, which stay complete."""

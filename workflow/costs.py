@@ -125,7 +125,7 @@ def account(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _sum(costs: Sequence[Cost]) -> dict[str, Any]:
     """Sums over branches, in hours and kWh."""
-    total = sum((cost for cost in costs), Cost())
+    total = sum(costs, Cost())
     joules = merged(cost.joules for cost in costs if cost.joules is not None)
     return {
         "branches": len(costs),
