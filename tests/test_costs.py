@@ -35,7 +35,7 @@ from workflow.energy import (
     Reading,
     drawn,
 )
-from workflow.tasks import TrainFolds, train
+from workflow.tasks import Report, TrainFolds, train
 
 NOTHING = Reading(None, 0.0, {}, {})
 RANGE = 1_000_000_000  # µJ
@@ -403,6 +403,18 @@ class TestRun:
         monkeypatch.setattr(TrainFolds, "write", lambda _task, _names, _compute, before: shares.append(before))
         TrainFolds(analysis=here.analysis).run_branches([0, 1, 2])
         assert shares == [Cost(10.0, 3.0, 1.0, 100.0, joules={NVML: 2.0})] * 3
+
+    @pytest.mark.parametrize("content", ["{", '{"steps": []}'])
+    def test_a_run_without_an_account_prints_its_table(
+        self, here: Law, capsys: pytest.CaptureFixture[str], content: str
+    ) -> None:
+        """Such as that of an earlier version, adopted."""
+        (here.results / "toy" / "run.json").write_text(content)
+        Report(analysis=here.analysis).publish()
+        printed = capsys.readouterr().out
+        assert "AUC" in printed
+        assert "report: " in printed
+        assert "cost: " not in printed
 
     def test_what_is_made_again_is_told_apart(self, law: Law) -> None:
         """Beside records of an earlier version, which stay complete."""

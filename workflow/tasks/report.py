@@ -112,9 +112,10 @@ class Report(Task[ReportSlice]):
         with suppress(PermissionError):  # somebody else's run
             os.utime(self.path("run.json"))  # `Prune` shows when results were last used
         said = [f"\n{self.path('table.txt').read_text()}"]
-        costs = read_json(self.path("run.json")).get("costs")  # an adopted report of an earlier version has none
-        if costs is not None:
-            said.append(price(costs, training="TrainFolds"))
+        with suppress(
+            ValueError, KeyError
+        ):  # an adopted report of an earlier version has none; a broken file stops no table
+            said.append(price(read_json(self.path("run.json"))["costs"], training="TrainFolds"))
         said.append(f"report: {link / 'report.html'}")
         sys.stdout.write("\n".join(said) + "\n")
         sys.stdout.flush()
