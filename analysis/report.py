@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 
+from analysis.costs import amount, energy
 from analysis.selection import Cutflow
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,7 +63,7 @@ class ReportContent:
         title: Title of the analysis; its name stands in if empty.
         name: Name of the analysis.
         summary: Content of `summary.json`.
-        run: Content of `run.json`: times, hosts, versions; any nesting of mappings and lists.
+        run: Content of `run.json`: `costs`, times, hosts, versions; any nesting of mappings and lists.
         cutflows: Per process.
         pictures: In the order of the report.
         configuration: The YAML text.
@@ -98,6 +99,8 @@ def render(content: ReportContent) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "amount": amount,
+        "energy": energy,
         "number": _number,
         "count": _count,
         "percent": _percent,
@@ -109,7 +112,8 @@ def render(content: ReportContent) -> str:
     }
     cutflows = {name: content.cutflows[name] for name in summary["yields"] if name in content.cutflows}
     cutflows |= content.cutflows  # in the order of the configuration, then any others
-    run = {key: value for key, value in content.run.items() if not (key == "fingerprint" and value == summary[key])}
+    shown = {"costs"} | ({"fingerprint"} if content.run.get("fingerprint") == summary["fingerprint"] else set())
+    run = {key: value for key, value in content.run.items() if key not in shown}
     return environment.get_template("report.html.j2").render(
         title=content.title or content.name,
         name=content.name,
@@ -123,6 +127,7 @@ def render(content: ReportContent) -> str:
         steps=list(dict.fromkeys(step for flow in cutflows.values() for step in flow.entries)),
         sections=_sections(content.pictures),
         configuration=content.configuration,
+        costs=content.run["costs"],
         provenance=list(_flat({key: value for key, value in run.items() if not _is_records(value)})),
         records=[_Records.of(key, value) for key, value in run.items() if _is_records(value)],
     )

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from analysis.config import EXAMPLES
+from workflow.costs import Cost
 from workflow.lineage import walk
 from workflow.store import store_folder
 from workflow.tasks import Report
@@ -83,9 +84,7 @@ def stand_in(task: Any) -> dict[str, Any]:
         "parts": task.parts,
         "files": list(task.files()),
         "started": "2026-01-01T00:00:00Z",
-        "wall_seconds": 1.0,
-        "cpu_seconds": 1.0,
-        "peak_memory_mb": 100.0,
+        "cost": Cost(1.0, 1.0, 0.0, 100.0, joules={"RAPL": 10.0}).record(),
         "host": "host",
         "code": {"commit": None, "dirty": None},
     }

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import psutil
 import uproot
 
 from tests.toy import Law, toy
+from workflow.costs import Cost
 
 OUTPUTS = ("*/*/*/*",)
 """Where the store has outputs, <Step>/<label>/<fingerprint>/<name>: files, links and folders."""
@@ -37,7 +38,7 @@ OUTPUTS = ("*/*/*/*",)
 BESIDE = ("*.json", "code/*.py", "names/*")
 """What it keeps beside them; not how the tree differed from its commit, which may change meanwhile."""
 
-MEASURED = {"started", "wall_seconds", "cpu_seconds", "peak_memory_mb", "code"}
+MEASURED = {"started", "cost", "costs", "code", *(field.name for field in fields(Cost))}
 """Keys of `provenance.json` and `run.json` that differ from run to run: when, at what cost, from which commit."""
 
 GRACE = 30.0
@@ -285,7 +286,7 @@ def same_content(found: Path, expected: Path) -> bool:
         return bool(unmeasured(json.loads(found.read_text())) == unmeasured(json.loads(expected.read_text())))
     if found.name == "report.html":
         page, wanted = (path.read_text().rstrip() for path in (found, expected))
-        mark = '<h2 id="provenance">'
+        mark = '<h2 id="cost">'
         return page.endswith("</html>") and page.split(mark)[0] == wanted.split(mark)[0]
     return False
 

@@ -28,6 +28,7 @@ from models.members import History, TrainedMember
 from models.networks import Classifier
 from models.preprocessing import Signature, Standardisation
 from models.settings import ModelSettings, TrainingSettings
+from workflow.costs import Cost, account
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 400
@@ -202,6 +203,22 @@ def test_summary(result: Result, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_costs(result: Result, capsys: pytest.CaptureFixture[str]) -> None:
+    cost = Cost(7200.0, 3600.0, 1800.0, 512.0, joules={"NVML": 3600.0})
+    records = [{"step": "TrainFolds", "record": str(i), "this_run": True, "cost": cost.record()} for i in range(2)]
+    costs = account(records)
+    (result.results / "run.json").write_text(json.dumps({"costs": costs}))
+    result.run('"run.json"')
+    assert capsys.readouterr().out.splitlines() == [
+        "TrainFolds: 2.000 CPU-hours, 2.00 Wh",
+        "in total: 2.000 CPU-hours, 2.00 Wh",
+        "training took 1.0 GPU-hours; energy by NVML",
+    ]
+    section = (ROOT / "docs" / "outputs.md").read_text().partition("## run.json")[2]
+    cells = re.findall(r"^\| (`.+`) \|", section, re.MULTILINE)
+    assert set(costs["total"]) == {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
 def test_histograms(result: Result) -> None:
     found = result.run('"histograms.json"')
     np.testing.assert_array_equal(found["signal"].values(), result.templates["htautau"].values)
@@ -225,7 +242,8 @@ def test_the_branches_of_the_friend_tree_are_documented(result: Result) -> None:
 
 
 def test_every_block_of_the_outputs_is_run() -> None:
-    texts = ('/ "scores" /', "two events", "load_analysis", '"summary.json"', '"histograms.json"', '"workspace.json"')
+    files = ('"summary.json"', '"run.json"', '"histograms.json"', '"workspace.json"')
+    texts = ('/ "scores" /', "two events", "load_analysis", *files)
     assert {block("docs/outputs.md", text) for text in texts} == set(blocks("docs/outputs.md"))
 
 

@@ -54,7 +54,7 @@ def small_store(folder: Path) -> Law:
     at(law.store, "Report/plots").symlink_to(f"../../../Plot/toy/{FINGERPRINT}/plots")
     at(law.store, "Report/summary.json").write_text('{"auc": 0.9}')
     at(law.store, "Report/run.json").write_text(json.dumps({"steps": [{"step": "Plot", "started": folder.name}]}))
-    page = f'<html><h1>toy</h1>\n<h2 id="provenance">Provenance</h2> {folder.name}</html>\n'
+    page = f'<html><h1>toy</h1>\n<h2 id="cost">What it cost</h2> {folder.name}</html>\n'
     at(law.store, "Report/report.html").write_text(page)
     law.results.mkdir()
     (law.results / "toy").symlink_to(f"../store/Report/toy/{FINGERPRINT}")

@@ -102,6 +102,7 @@ def content(summary: dict[str, Any], **changes: Any) -> ReportContent:
             "fingerprint": summary["fingerprint"],
             "steps": [{"step": "Train", "wall_s": 1.5}, {"step": "Plot", "wall_s": 2.5, "host": "a"}],
             "gpu": None,
+            "costs": made_up_costs(),
         },
         "cutflows": {
             "ttbar": Cutflow({"all": 1000, "leading_pt": 250}, {"all": 5000.0, "leading_pt": 1000.0}),
@@ -116,6 +117,30 @@ def content(summary: dict[str, Any], **changes: Any) -> ReportContent:
         "warnings": ["Few events."],
     }
     return ReportContent(**(values | changes))
+
+
+def made_up_costs(**changes: Any) -> dict[str, Any]:
+    """`costs` of run.json: two steps, the second of which trained on a GPU and was made in this run."""
+
+    def line(**values: Any) -> dict[str, Any]:
+        return {
+            "branches": 3,
+            "wall_hours": 0.52,
+            "cpu_hours": 0.25,
+            "gpu_hours": 0.0,
+            "peak_memory_mb": 1234.5,
+            "peak_memory_of": "step",
+            "energy_kwh": 0.003,
+            "estimated_kwh": 0.003,
+            "energy_found": ["estimate: 12 W per core at work"],
+            "energy_unknown": 0,
+        } | values
+
+    train = line(branches=5, gpu_hours=1.5, energy_kwh=0.9, estimated_kwh=0.0, energy_found=["NVML"])
+    total = line(branches=8, wall_hours=1.04, cpu_hours=0.5, gpu_hours=1.5, energy_kwh=0.903)
+    total["energy_found"] = ["NVML", "estimate: 12 W per core at work"]
+    steps = [line(step="Select"), train | {"step": "Train"}]
+    return {"steps": [steps[0], steps[1] | changes], "total": total | changes, "this_run": train}
 
 
 class Page(HTMLParser):
@@ -152,7 +177,7 @@ class TestPage:
     def test_each_section_is_there_and_linked(self, summary: dict[str, Any]) -> None:
         page = Page(render(content(summary)))
         assert page.open == []
-        sections = ["yields", "cutflow", "metrics", "performance", "features", "configuration", "provenance"]
+        sections = ["yields", "cutflow", "metrics", "performance", "features", "configuration", "cost", "provenance"]
         assert page.attributes("href") == [f"#{name}" for name in sections]
         identifiers = page.attributes("id")
         assert len(set(identifiers)) == len(identifiers)
@@ -238,6 +263,25 @@ class TestPage:
         summary["yields"]["wz"] |= {"yield": value, "uncertainty": error, "effective": 9.876}
         assert f"wz – 250 {text} 9.88 62" in Page(render(content(summary))).text
 
+    def test_what_it_cost_is_a_table_with_its_sum(self, summary: dict[str, Any]) -> None:
+        text = Page(render(content(summary))).text
+        part = text[text.index("What it cost All") : text.index("Provenance fingerprint")]
+        assert "Select 3 0.52 0.25 0 1,234 about 3.0 Wh (estimated) Train 5 0.52 0.25 1.5 1,234 900 Wh" in part
+        assert (
+            "Total 8 1.0 0.50 1.5 1,234 about 903 Wh (less than 1% estimated) Of these, made in this run 5 0.52" in part
+        )
+        assert "How energy was found: NVML; estimate: 12 W per core at work." in part
+        assert "since it started" not in part
+        assert "earlier versions" not in part
+        assert "total" not in text.partition("Provenance fingerprint")[2]
+
+    def test_what_is_not_known_of_a_cost_is_said(self, summary: dict[str, Any]) -> None:
+        run = content(summary).run | {"costs": made_up_costs(energy_unknown=2, peak_memory_of="process")}
+        text = Page(render(content(summary, run=run))).text
+        assert "not recorded for 2 of 8 branches" in text
+        assert "Records of earlier versions say neither energy nor GPU time" in text
+        assert "its peak since it started" in text
+
     def test_nested_provenance_is_flat_and_steps_are_a_folded_table(self, summary: dict[str, Any]) -> None:
         html = render(content(summary))
         text = Page(html).text
@@ -271,7 +315,7 @@ class TestPage:
                     renamed,
                     title=evil,
                     name=evil,
-                    run={evil: evil},
+                    run={evil: evil, "costs": made_up_costs(step=evil, energy_found=[evil])},
                     cutflows={evil: Cutflow({evil: 3}, {evil: 3.0})},
                     pictures=[Picture(evil, evil, evil, png()), Picture("b", evil, evil, png(), "scores")],
                     configuration=evil,
@@ -317,7 +361,7 @@ class TestPage:
         assert 'name="viewport"' in html
 
     def test_without_title_pictures_cutflow_or_run(self, summary: dict[str, Any]) -> None:
-        bare = content(summary, title="", run={}, cutflows={}, pictures=[], warnings=[])
+        bare = content(summary, title="", run={"costs": made_up_costs()}, cutflows={}, pictures=[], warnings=[])
         assert "<h1>hww</h1>" in render(bare)
 
     def test_undefined_figures_are_said(self, summary: dict[str, Any]) -> None:

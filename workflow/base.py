@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from analysis.errors import UserError
 from workflow import claims, lineage
 from workflow.adoption import adopt, adopted, resolve
 from workflow.building import BuiltOnce
+from workflow.costs import Cost, Meter
 from workflow.execution.dask import DaskWorkflow
 from workflow.execution.executor import say
 from workflow.execution.local import LocalWorkflow
@@ -34,7 +36,7 @@ from workflow.identity import FORMAT, canonical, fingerprint, library_versions
 from workflow.messages import show_user_errors
 from workflow.parameters import ChoiceParameter, OverridesParameter, ReasonParameter
 from workflow.plan import Plan, open_plan
-from workflow.provenance import Cost, Meter, circumstances, processor, read_record
+from workflow.provenance import circumstances, processor, read_record
 from workflow.reasons import earlier_runs, explain, source_file, why
 from workflow.store import atomic_write, staged, store_folder
 from workflow.tracing import function_source, sources_changed, step_code, step_source, user_function, user_label
@@ -85,6 +87,7 @@ class Given:
         functions: The user's functions that the step declares: to be called, or (`labels`) to show label and unit.
         request: What was asked for: the folder of the analysis and the overrides.
         lineage: Reads the provenance of all that the step stands on: for records, as it is no part of any identity.
+            `this_run` says whether it was made since the run began.
     """
 
     own: Made
@@ -250,8 +253,13 @@ class Task(BuiltOnce, Generic[S]):
             made={name: _made(required) for name, required in self.requires().items()},
             functions={name: getattr(self.plan.analysis.physics, name) for name in names},
             request={"folder": str(self.plan.analysis.folder), "overrides": list(self.set)},
-            lineage=lambda: [record for task, record in lineage.recorded(self) if task is not self],
+            lineage=self._lineage,
         )
+
+    def _lineage(self) -> list[dict[str, Any]]:
+        """Provenance of all that this step stands on."""
+        found = [record for task, record in lineage.recorded(self) if task is not self]
+        return [{**record, "this_run": claims.changed(store_folder() / record["record"])} for record in found]
 
     @cached_property
     def parts(self) -> dict[str, Any]:
@@ -369,7 +377,7 @@ class Task(BuiltOnce, Generic[S]):
 
     def run(self) -> None:
         """Make the outputs and record how, unless another run has made them since this one asked."""
-        meter = Meter()
+        started = time.monotonic()
         if multiprocessing.parent_process() is None:
             claims.announce()
         with self.claimed() as free:
@@ -378,7 +386,7 @@ class Task(BuiltOnce, Generic[S]):
             else:
                 self.mark_complete()
         if multiprocessing.parent_process() is None:
-            say(f"{self.title}: done in {meter.read().wall:.1f} s")
+            say(f"{self.title}: done in {time.monotonic() - started:.1f} s")
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:

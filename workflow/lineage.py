@@ -7,6 +7,7 @@ from typing import Any
 
 import luigi
 
+from workflow.costs import Cost
 from workflow.provenance import read_record
 
 
@@ -91,8 +92,9 @@ def _summary(steps: list[Any]) -> str:
     records = list({record["record"]: record for of_step in found for record in of_step}.values())
     parts = [f"{len(found)} of {len(steps)} branches"] if len(steps) > 1 else [str(records[0]["fingerprint"])]
     parts.append(max(str(r["started"]) for r in records))
-    parts.append(f"{sum(r['cpu_seconds'] for r in records):.1f} CPU-s")
-    parts.append(f"{max(r['peak_memory_mb'] for r in records):.0f} MB")
+    cost = sum((Cost.of(record) for record in records), Cost())
+    parts.append(f"{cost.cpu_seconds:.1f} CPU-s")
+    parts.append(f"{cost.peak_memory_mb:.0f} MB")
     parts.append(" ".join(sorted({str(r["host"]) for r in records})))
     commits = {(str(r["code"]["commit"] or "no commit")[:10], bool(r["code"]["dirty"])) for r in records}
     parts.append(" ".join(sorted(commit + (" + changes" if dirty else "") for commit, dirty in commits)))

@@ -7,17 +7,16 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import socket
 import subprocess
 import time
 from collections.abc import Set
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from workflow.costs import Cost, Meter
 from workflow.identity import ROOT
 from workflow.store import atomic_write, store_folder
 
@@ -32,37 +31,6 @@ PARTS = frozenset({"code", "format", "functions", "labels", "libraries", "outsid
 """What it has to say of the parts of an identity."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of wall-clock and of processor time."""
-
-    wall: float = 0.0
-    cpu: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.wall + other.wall, self.cpu + other.cpu)
-
-    def share(self, parts: int) -> Cost:
-        """An equal part of it."""
-        return Cost(self.wall / parts, self.cpu / parts)
-
-
-class Meter:
-    """Measures from when it is made."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.time(), time.process_time()
-
-    @property
-    def started(self) -> str:
-        """When, in UTC."""
-        return utc(self._wall)
-
-    def read(self) -> Cost:
-        """What has been spent since."""
-        return Cost(time.time() - self._wall, time.process_time() - self._cpu)
-
-
 def utc(seconds: float) -> str:
     """A time of the system's clock, as records show it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
@@ -75,12 +43,9 @@ def circumstances(meter: Meter, before: Cost | None = None) -> dict[str, Any]:
         meter: Started when the work began.
         before: What it had cost before.
     """
-    cost = meter.read() + (before or Cost())
     return {
-        "started": meter.started,
-        "wall_seconds": round(cost.wall, 3),
-        "cpu_seconds": round(cost.cpu, 3),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "started": utc(meter.started),
+        "cost": (meter.read() + (before or Cost())).record(),
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "versions": _versions(),

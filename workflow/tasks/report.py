@@ -17,8 +17,10 @@ from typing import Any
 import luigi
 
 from analysis.config import Configuration
+from analysis.costs import price
 from analysis.errors import UserError
 from workflow.base import Given, Task
+from workflow.costs import Cost, account
 from workflow.identity import ROOT, canonical
 from workflow.provenance import source_version
 from workflow.pruning import note_publication
@@ -109,7 +111,13 @@ class Report(Task[ReportSlice]):
         note_publication(link)
         with suppress(PermissionError):  # somebody else's run
             os.utime(self.path("run.json"))  # `Prune` shows when results were last used
-        sys.stdout.write(f"\n{self.path('table.txt').read_text()}\nreport: {link / 'report.html'}\n")
+        said = [f"\n{self.path('table.txt').read_text()}"]
+        with suppress(
+            ValueError, KeyError
+        ):  # an adopted report of an earlier version has none; a broken file stops no table
+            said.append(price(read_json(self.path("run.json"))["costs"], training="TrainFolds"))
+        said.append(f"report: {link / 'report.html'}")
+        sys.stdout.write("\n".join(said) + "\n")
         sys.stdout.flush()
 
 
@@ -139,26 +147,16 @@ def summary_of(config: Configuration, given: Given) -> dict[str, Any]:
 
 def run_of(config: Configuration, given: Given) -> dict[str, Any]:
     """`run.json`: when, where and at what cost."""
-    shown = (
-        "step",
-        "label",
-        "record",
-        "fingerprint",
-        "started",
-        "wall_seconds",
-        "cpu_seconds",
-        "peak_memory_mb",
-        "host",
-    )
-    steps = [{key: record[key] for key in shown} for record in given.lineage()]
+    shown = ("step", "label", "record", "fingerprint", "started", "host")
+    records = given.lineage()
     return {
         "analysis": config.name,
         **given.request,
         "fingerprint": given.fingerprint,
         "host": socket.gethostname(),
         "code": source_version(),
-        "cpu_seconds": round(sum(step["cpu_seconds"] for step in steps), 1),
-        "steps": steps,
+        "costs": account(records),
+        "steps": [{**{key: record[key] for key in shown}, **Cost.of(record).record()} for record in records],
     }
 
 

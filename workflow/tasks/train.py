@@ -16,10 +16,10 @@ from analysis.config import Configuration
 from analysis.errors import UserError
 from models.settings import ModelSettings, TrainingSettings
 from workflow.base import Given, Workflow
+from workflow.costs import Meter
 from workflow.execution.clusters import has_gpu
 from workflow.execution.ending import Ending, postponed_end
 from workflow.execution.executor import say
-from workflow.provenance import Meter
 from workflow.store import atomic_write
 from workflow.tasks.folds import PrepareFolds
 
