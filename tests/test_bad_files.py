@@ -190,12 +190,31 @@ def test_a_file_is_read_in_full_once(
         assert sorted(read) == names
     assert "in full" not in said
 
-    # Another sum of generated weights is a further question to the file.
+    # Another sum of generated weights is a further question to the file; the answer to the first stays.
     with pytest.raises(UserError, match="None of its files is good"):
         make_plan("data.generated={tree: Runs, branch: sumw}").files  # noqa: B018
     read.clear()
+    make_plan(on_bad_file="stop").files  # noqa: B018
     assert [file.key for file in make_plan().skipped] == ["signal_0.root"]
     assert read == []
+
+    # What was read before an error is not read again, and a missing file is said before any is.
+    for path in signal.parent.iterdir():
+        path.touch()
+    with pytest.raises(UserError, match=r"signal_7\.root does not exist"):
+        make_plan("data.datasets.signal.files=[signal_0.root, signal_7.root]").files  # noqa: B018
+    assert read == []
+
+    def fail(path: str, _tree: str, _generated: GeneratedSum | None) -> None:
+        if path.endswith("background_1.root"):
+            raise UserError("the server is gone")
+
+    monkeypatch.setattr(analysis.damage, "check_file", fail)
+    with pytest.raises(UserError, match="the server is gone"):
+        make_plan().files  # noqa: B018
+    monkeypatch.setattr(analysis.damage, "check_file", check)
+    assert len(make_plan().files) == 4
+    assert read == ["background_1.root"]
 
 
 def test_a_mended_file_is_noticed(make_plan: Callable[..., Plan], signal: Path) -> None:

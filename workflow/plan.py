@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -320,24 +320,28 @@ def _inspect(places: Sequence[Place], *, skip: bool) -> dict[Place, FileRecord |
             unknown.append(place)
         else:
             result[place] = remembered
-    unknown = list(dict.fromkeys(unknown))
     if unknown:
-        if skip:
-            _tell(f"reading {len(unknown)} of {len(places)} input files in full, since data.on_bad_file is skip")
-
-        def look(place: Place) -> dict[str, Any]:
-            return _look(place, known.get(_key(place), {}), skip=skip)
-
+        before = {_key(place): known.get(_key(place), {}) for place in unknown}
         found: dict[str, dict[str, Any]] = {}
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            for place, entry in zip(unknown, pool.map(look, unknown), strict=True):
-                fault = entry["faults"].get(_sum_key(place)) if skip else None
-                result[place] = fault or FileRecord(**entry["identity"])
-                faults = found.get(_key(place), {}).get("faults", {}) | entry["faults"]
-                found[_key(place)] = entry | {"faults": faults}
-        # Read anew: another run may have added its own files meanwhile.
-        known = json.loads(memory.read_text()) if memory.exists() else {}
-        atomic_write(memory, json.dumps(known | found))
+        try:
+            with ThreadPoolExecutor(max_workers=8) as pool:
+                for place, entry in zip(unknown, pool.map(partial(_look, skip=skip), unknown), strict=True):
+                    faults = _faults_kept(before[_key(place)], entry) | found.get(_key(place), {}).get("faults", {})
+                    found[_key(place)] = entry | {"faults": faults | entry["faults"]}
+                unread = [p for p in dict.fromkeys(unknown) if skip and _sum_key(p) not in found[_key(p)]["faults"]]
+                if unread:
+                    _tell(f"reading {len(unread)} of {len(places)} input files in full, since data.on_bad_file is skip")
+                for place, fault in zip(unread, pool.map(_read_in_full, unread), strict=True):
+                    found[_key(place)]["faults"][_sum_key(place)] = fault
+        finally:
+            # What was read in full is not read again, even if another file could not be reached.
+            # The memory is read anew: another run may have added its own files meanwhile.
+            known = json.loads(memory.read_text()) if memory.exists() else {}
+            atomic_write(memory, json.dumps(known | found))
+        for place in unknown:
+            entry = found[_key(place)]
+            fault = entry["faults"].get(_sum_key(place)) if skip else None
+            result[place] = fault or FileRecord(**entry["identity"])
     return result
 
 
@@ -356,35 +360,52 @@ def _remembered(entry: Mapping[str, Any] | None, place: Place, *, skip: bool) ->
     return FileRecord(**entry["identity"]) if entry["identity"] else None
 
 
-def _look(place: Place, before: Mapping[str, Any], *, skip: bool) -> dict[str, Any]:
-    """Look at a file: an entry of the memory.
+def _look(place: Place, *, skip: bool) -> dict[str, Any]:
+    """Identify a file: an entry of the memory, with what is wrong with the file if that shows at once and is no error.
 
-    Args:
-        place: The file.
-        before: What was remembered of it.
-        skip: Read it in full, and note what is wrong with it.
+    Raises:
+        UserError: The file is missing or can't be reached, or it is bad and not to be skipped.
     """
-    from analysis.damage import check_file
     from analysis.events import inspect_file
 
     stamp = _stamp(place.path)
-    sound = [key for key, fault in before.get("faults", {}).items() if fault is None]
-    identity, fault = None, None
     try:
         identity = asdict(inspect_file(place.path, place.tree))
-        # Of a file on a server there is no time: what was whole, and is the same by UUID and size, is whole.
-        whole = stamp is None and before.get("identity") == identity and _sum_key(place) in sound
-        if skip and not whole:
-            check_file(place.path, place.tree, place.generated)
     except UserError as error:
         if not (skip and error.damage):
             raise
-        fault = error.damage
-    same = before.get("stamp") == stamp and before.get("identity") == identity
-    faults = dict(before.get("faults", {})) if same else {}
-    if skip:
-        faults[_sum_key(place)] = fault
-    return {"stamp": stamp, "identity": identity, "faults": faults}
+        return {"stamp": stamp, "identity": None, "faults": {_sum_key(place): error.damage}}
+    return {"stamp": stamp, "identity": identity, "faults": {}}
+
+
+def _faults_kept(before: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What is still known of a file that was looked at again, by where its sum of generated weights stands."""
+    if (
+        entry["identity"] is None
+        or before.get("stamp", "") != entry["stamp"]
+        or before["identity"] != entry["identity"]
+    ):
+        return {}
+    # Of a file on a server there is no time: what was whole and is the same by UUID and size is whole, but what was bad
+    # may have been mended.
+    return {key: fault for key, fault in before.get("faults", {}).items() if entry["stamp"] or fault is None}
+
+
+def _read_in_full(place: Place) -> str | None:
+    """What is wrong with a file, if anything.
+
+    Raises:
+        UserError: It can't be reached.
+    """
+    from analysis.damage import check_file
+
+    try:
+        check_file(place.path, place.tree, place.generated)
+    except UserError as error:
+        if not error.damage:
+            raise
+        return error.damage
+    return None
 
 
 def _key(place: Place) -> str:
