@@ -94,6 +94,7 @@ class Data(Section):
     generated: GeneratedSum | None = None
     sentinels: dict[str, float] = {}
     simulation: Simulation = Simulation()
+    on_bad_file: Literal["stop", "skip"] = "stop"
 
 
 class Identity(Section):

@@ -11,7 +11,25 @@ class UserError(Exception):
 
     The message names the place (file, tree, branch, key or event), what was found, what was expected, and what
     to do next.
+
+    Attributes:
+        damage: What is wrong with a bad input file, without its path; empty for all other mistakes.
     """
+
+    damage: str = ""
+
+
+def bad_file(path: str, damage: str, remedy: str = "Copy it again.") -> UserError:
+    """The mistake that an input file is bad, which `data.on_bad_file: skip` forgives.
+
+    Args:
+        path: File or URL.
+        damage: What is wrong, as what follows the path in a sentence.
+        remedy: A sentence that says how to mend it.
+    """
+    error = UserError(f"{path} {damage}. {remedy} To go on without such files, set data.on_bad_file to skip.")
+    error.damage = damage
+    return error
 
 
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import awkward as ak
 import numpy as np
 import numpy.typing as npt
 import uproot
+from uproot.source.fsspec import FSSpecSource
 
-from analysis.errors import UserError, nearest
+from analysis.errors import UserError, bad_file, nearest
 from analysis.sources import FileRecord, Source
 
 if TYPE_CHECKING:
@@ -35,59 +38,112 @@ def inspect_file(path: str, tree: str) -> FileRecord:
         tree: Name of the tree that will be read.
 
     Raises:
-        UserError: The file is missing, empty, truncated or no ROOT file, or the tree is not in it.
+        UserError: The file is missing or can't be reached, or it is bad (with `damage`): empty, truncated or no ROOT
+            file, or the tree is not in it.
     """
     if not is_remote(path):
         _check_header(path)
-    with _open(path) as file:
-        key = _tree_key(file, path, tree)
+    try:
+        return _inspect(path, tree)
+    except UserError as error:
+        if is_remote(path) and _TOO_SHORT in str(error.__cause__):
+            # The server has answered, and with less than was asked for: its header and size say why.
+            with reading(path, "can't be read"):
+                _check_header(path)
+        raise
+
+
+def _inspect(path: str, tree: str) -> FileRecord:
+    with open_root(path) as file, reading(path, "can't be read"):
+        key = tree_key(file, path, tree)
         source = file.file.source
         size = source.num_bytes if is_remote(path) else os.path.getsize(path)
         end = int(file.file.fEND)
         if size < end:
-            raise UserError(_truncated(path, size, end))
+            raise _truncated(path, size, end)
         return FileRecord(
             uuid=str(file.file.uuid), size=int(size), end=end, tree=key, entries=int(file[key].num_entries)
         )
 
 
+_TOO_SHORT = "expected Chunk of length"
+"""What uproot says of bytes that are not there."""
+
+
 def _check_header(path: str) -> None:
-    """Compare a local file's header with its length; a file cut in its middle would still open."""
-    if not os.path.exists(path):
-        raise UserError(f"{path} does not exist. Check data.folder and the data set's files in analysis.yaml.")
-    if os.path.isdir(path):
-        raise UserError(f"{path} is a folder; a ROOT file was expected.")
-    size = os.path.getsize(path)
+    """Compare a file's header with its length; a file cut in its middle would still open."""
+    if is_remote(path):
+        with FSSpecSource(path) as source:
+            size = int(source.num_bytes)
+            head = bytes(source.chunk(0, min(size, 24)).raw_data) if size else b""
+    else:
+        if not os.path.exists(path):
+            raise UserError(f"{path} does not exist. Check data.folder and the data set's files in analysis.yaml.")
+        if os.path.isdir(path):
+            raise UserError(f"{path} is a folder; a ROOT file was expected.")
+        size = os.path.getsize(path)
+        with reading(path, "can't be read"), open(path, "rb") as stream:
+            head = stream.read(24)
     if size == 0:
-        raise UserError(f"{path} is empty (0 bytes). Copy it again, or take it out of the data set's files.")
-    with open(path, "rb") as stream:
-        head = stream.read(24)
+        raise bad_file(path, "is empty (0 bytes)", "Copy it again, or take it out of the data set's files.")
     if head[:4] != b"root":
-        raise UserError(f"{path} is not a ROOT file: it begins with {head[:4]!r}, but b'root' was expected.")
+        raise bad_file(path, f"is not a ROOT file: it begins with {head[:4]!r}, but b'root' was expected")
     if len(head) < 24:
-        raise UserError(_truncated(path, size, 64))
+        raise _truncated(path, size, 64)
     version = struct.unpack(">i", head[4:8])[0]
     # From version 1,000,000 on, file pointers take eight bytes (TFile's header).
     end = struct.unpack(">q", head[12:20])[0] if version >= 1_000_000 else struct.unpack(">i", head[12:16])[0]
     if size < end:
-        raise UserError(_truncated(path, size, end))
+        raise _truncated(path, size, end)
 
 
-def _truncated(path: str, size: int, end: int) -> str:
-    return f"{path} is truncated: {size} bytes are there, but its header says that it ends at {end}. Copy it again."
+def _truncated(path: str, size: int, end: int) -> UserError:
+    return bad_file(path, f"is truncated: {size} bytes are there, but its header says that it ends at {end}")
 
 
-def _open(path: str) -> Any:
-    try:
+def open_root(path: str) -> Any:
+    """Open a file with uproot.
+
+    Raises:
+        UserError: It can't be opened; with `damage` if it is bad.
+    """
+    with reading(path, "could not be opened as a ROOT file"):
         return uproot.open(path)
+
+
+@contextmanager
+def reading(path: str, said: str) -> Iterator[None]:
+    """Turn what a reader raises into one sentence: the file is bad, or it was out of reach.
+
+    Args:
+        path: File or URL.
+        said: What went wrong, as what follows the path in a sentence.
+
+    Raises:
+        UserError: Whatever was raised; with `damage` if the file is bad.
+    """
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} could not be opened as a ROOT file: {first}") from error
+        first = next(iter(str(error).strip().splitlines()), "").replace(path, path.rpartition("/")[2])
+        said = f"{said}: {first or type(error).__name__}"
+        if _out_of_reach(path, error):
+            raise UserError(f"{path} {said}") from error
+        raise bad_file(path, said) from error
 
 
-def _tree_key(file: Any, path: str, tree: str, key: str = "data.tree or the data set's `tree`") -> str:
+def _out_of_reach(path: str, error: Exception) -> bool:
+    """Whether a server, a disk or this machine failed, which says nothing about the file."""
+    if isinstance(error, OSError):
+        # uproot raises a bare OSError where bytes are missing; over a network these may be lost on the way.
+        return is_remote(path) or error.errno is not None or type(error) is not OSError
+    libraries = ("aiohttp", "asyncio", "concurrent", "fsspec", "fsspec_xrootd", "XRootD")
+    return isinstance(error, (ImportError, MemoryError)) or type(error).__module__.partition(".")[0] in libraries
+
+
+def tree_key(file: Any, path: str, tree: str, key: str = "data.tree or the data set's `tree`") -> str:
     """Find the key of a tree by its name; a name may itself hold a semicolon, so cycles are cut off from the right."""
     cycles: dict[str, int] = {}
     for stored, classname in file.classnames().items():
@@ -96,7 +152,7 @@ def _tree_key(file: Any, path: str, tree: str, key: str = "data.tree or the data
             cycles[name] = max(int(cycle), cycles.get(name, 0))
     if tree not in cycles:
         hint = nearest(tree, cycles) or "There is no tree in it at all."
-        raise UserError(f"{path} holds no tree {tree!r}. {hint} Correct the key {key}.")
+        raise bad_file(path, f"holds no tree {tree!r}", f"{hint} Correct the key {key}.")
     return f"{tree};{cycles[tree]}"
 
 
@@ -186,8 +242,8 @@ def read(source: Source, log: list[Any] | None = None) -> Events:
     # Event numbers are this project's own business (`identity.columns`): a file may lack run or luminosityBlock.
     tolerant = type("Nano", (NanoAODSchema,), {"error_missing_event_ids": False})
     schema = tolerant if source.layout == "nanoaod" else BaseSchema
-    with _open(source.path) as file:
-        key = _tree_key(file, source.path, source.tree)
+    with open_root(source.path) as file:
+        key = tree_key(file, source.path, source.tree)
         branches = file[key].keys()
         if source.uuid and str(file.file.uuid) != source.uuid:
             raise UserError(f"{source.path} was rewritten while the run was going on. Start the run again.")
@@ -229,17 +285,17 @@ def read_generated(path: str, place: GeneratedSum | None) -> float | None:
     """
     if place is None:
         return None
-    with _open(path) as file:
+    with open_root(path) as file, reading(path, "can't be read for its sum of generated weights"):
         if place.histogram is not None:
             names = {
                 key.rpartition(";")[0] for key, classname in file.classnames().items() if classname.startswith("TH")
             }
             if place.histogram not in names:
                 hint = nearest(place.histogram, names) or "There is no histogram in it at all."
-                raise UserError(f"{path} holds no histogram {place.histogram!r}. {hint} Correct data.generated.")
+                raise bad_file(path, f"holds no histogram {place.histogram!r}", f"{hint} Correct data.generated.")
             values = file[place.histogram].values(flow=True)
         else:
-            tree = file[_tree_key(file, path, str(place.tree), "data.generated.tree")]
+            tree = file[tree_key(file, path, str(place.tree), "data.generated.tree")]
             if place.branch not in tree.keys():
                 raise UserError(
                     f"{path}, tree {place.tree!r}: there is no branch {place.branch!r}. "

@@ -78,8 +78,10 @@ def test_truncated_file(path: str, tmp_path: Path, kind: str, keep: float) -> No
     with pytest.raises(UserError) as raised:
         inspect_file(str(cut), "events")
     there, end = cut.stat().st_size, len(content)
-    said = f"{cut} is truncated: {there} bytes are there, but its header says that it ends at {end}. Copy it again."
-    assert str(raised.value) == said
+    damage = f"is truncated: {there} bytes are there, but its header says that it ends at {end}"
+    assert raised.value.damage == damage
+    mend = "Copy it again. To go on without such files, set data.on_bad_file to skip."
+    assert str(raised.value) == f"{cut} {damage}. {mend}"
 
 
 @pytest.mark.parametrize(

@@ -275,8 +275,10 @@ def test_a_remote_file_is_asked_anew_in_every_run(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(
             "analysis.events.inspect_file", lambda _path, tree, uuid=uuid: FileRecord(uuid, 1, 1, tree, 1)
         )
-        found = plan._inspect([("root://host//a.root", "events")])
-        assert found["root://host//a.root", "events"].uuid == uuid
+        place = plan.Place("root://host//a.root", "events")
+        found = plan._inspect([place], skip=False)[place]
+        assert isinstance(found, FileRecord)
+        assert found.uuid == uuid
 
 
 # Messages

@@ -78,6 +78,7 @@ def made_up() -> dict[str, Any]:
             "bins": 12,
         },
         "onnx": {"largest_difference": 3.1e-7},
+        "skipped": [{"dataset": "top", "file": "top_7.root", "reason": "is empty (0 bytes)"}],
         "warnings": ["Event numbers are missing: an event is known by file and entry."],
     }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_bad_files import DAMAGES
 from tests.toy import Law, replace
 
 CONFIGURATION = """
@@ -26,7 +27,7 @@ xrd.port {port}
 
 @pytest.fixture
 def url(law: Law) -> Iterator[str]:
-    """Serve copies of the toy analysis's files."""
+    """Serve copies of the toy analysis's files, and bad ones named after what is wrong with them."""
     if shutil.which("xrootd") is None:
         pytest.skip("xrootd is not installed (Debian: apt-get install xrootd-server): no server to read from")
     folder = Path(tempfile.mkdtemp(prefix="eventfold-xrootd-"))  # where another user can read
@@ -35,6 +36,8 @@ def url(law: Law) -> Iterator[str]:
         port = probe.getsockname()[1]
     try:
         shutil.copytree(law.home / "toy" / "data", folder / "data")
+        for kind, (damage, _) in DAMAGES.items():
+            damage(Path(shutil.copy(folder / "data" / "signal_0.root", folder / "data" / f"{kind}.root")))
         (folder / "admin").mkdir()
         (folder / "server.cfg").write_text(CONFIGURATION.format(folder=folder, port=port))
         folder.chmod(0o755)
@@ -85,3 +88,24 @@ def test_a_file_that_is_not_there_is_said(law: Law, url: str) -> None:
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert done.stderr.count("signal_7.root could not be opened") == 1, done.stderr
+
+
+def test_bad_files_are_skipped_and_a_server_that_is_gone_is_not(
+    law: Law, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can't be reached may be whole: it stays an error."""
+    configuration = law.home / "toy" / "analysis.yaml"
+    bad = ", ".join(f"'{url}/{kind}.root'" for kind in DAMAGES)
+    replace(configuration, "files: [signal_*.root]", f"files: ['{url}/signal_0.root', {bad}]")
+    replace(configuration, "  format: flat\n", "  format: flat\n  on_bad_file: skip\n")
+    done = law("ListInputs", "--analysis", law.analysis)
+    for kind, (_, said) in DAMAGES.items():
+        expected = f"skipped (5 of 6 files of data set signal): {url}/{kind}.root {said}"
+        assert done.stderr.count(expected) == 1, done.stderr
+
+    monkeypatch.setenv("XRD_CONNECTIONWINDOW", "1")
+    monkeypatch.setenv("XRD_CONNECTIONRETRY", "1")
+    replace(configuration, f"'{url}/corrupt.root'", "'root://localhost:1//signal_0.root'")
+    gone = law("ListInputs", "--analysis", law.analysis, ok=False)
+    assert gone.returncode != 0
+    assert gone.stderr.count("error: root://localhost:1//signal_0.root could not be opened") == 1, gone.stderr

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import glob
 import json
+import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from analysis.config import EXAMPLES, Analysis, DataSet, data_folder, load_analysis
+from analysis.config import EXAMPLES, Analysis, DataSet, GeneratedSum, data_folder, load_analysis
 from analysis.errors import UserError
 from analysis.sources import FileRecord
+from workflow.execution.executor import say
+from workflow.identity import canonical
 from workflow.store import atomic_write, read_json, store_folder
 from workflow.tracing import defined_names, user_function, user_label
 
@@ -38,6 +41,36 @@ class InputFile:
     entries: int
     path: str | None
     identity: FileRecord | None
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A bad file that `data.on_bad_file: skip` leaves out, so that the graph is that of an analysis without it.
+
+    Attributes:
+        dataset: Name of the data set.
+        key: File key.
+        reason: What is wrong with it, as what follows its name in a sentence.
+    """
+
+    dataset: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the events of a file are.
+
+    Attributes:
+        path: File or URL.
+        tree: Name of the tree.
+        generated: Where the file keeps its sum of generated weights.
+    """
+
+    path: str
+    tree: str
+    generated: GeneratedSum | None = None
 
 
 @dataclass(frozen=True)
@@ -66,16 +99,28 @@ class Plan:
 
     @cached_property
     def files(self) -> tuple[InputFile, ...]:
-        """All input files, data set by data set."""
+        """All input files that are read, data set by data set."""
+        return self._found[0]
+
+    @cached_property
+    def skipped(self) -> tuple[SkippedFile, ...]:
+        """Bad files that are left out, data set by data set."""
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[tuple[InputFile, ...], tuple[SkippedFile, ...]]:
         found: list[InputFile] = []
+        skipped: list[SkippedFile] = []
         folder = None
         if any(dataset.files for dataset in self.config.data.datasets.values()):
             folder = data_folder(self.config)
         paths = {
             name: _expand(name, dataset, folder) for name, dataset in self.config.data.datasets.items() if dataset.files
         }
-        identities = _inspect(
-            [(path, self.config.tree_of(name)) for name, expanded in paths.items() for path in expanded]
+        places = {name: [self._place(name, path) for path in expanded] for name, expanded in paths.items()}
+        known = _inspect(
+            [place for expanded in places.values() for place in expanded],
+            skip=self.config.data.on_bad_file == "skip",
         )
         for name, dataset in self.config.data.datasets.items():
             if dataset.simulate is not None:
@@ -86,8 +131,11 @@ class Plan:
                 ]
             else:
                 keys: set[str] = set()
-                for number, path in enumerate(paths[name]):
-                    identity = identities[path, self.config.tree_of(name)]
+                bad = [place for place in places[name] if isinstance(known[place], str)]
+                if bad:
+                    self._check_skipping(name, bad[0], str(known[bad[0]]), left=len(places[name]) - len(bad))
+                for number, place in enumerate(places[name]):
+                    path, identity = place.path, known[place]
                     base = path.rsplit("/", 1)[-1]
                     key, copy = base, 1
                     while key in keys:
@@ -99,8 +147,33 @@ class Plan:
                             f"Data set {name!r} has two files called {base}. Without identity.columns an event is "
                             "known by its file's base name and entry: rename one of them."
                         )
-                    found.append(InputFile(name, number, key, identity.entries, path, identity))
-        return tuple(found)
+                    if isinstance(identity, str):
+                        skipped.append(SkippedFile(name, key, identity))
+                        _tell(
+                            f"skipped ({len(bad)} of {len(places[name])} files of data set {name}): {path} {identity}"
+                        )
+                    else:
+                        found.append(InputFile(name, number, key, identity.entries, path, identity))
+        return tuple(found), tuple(skipped)
+
+    def _place(self, dataset: str, path: str) -> Place:
+        generated = self.config.generated_of(dataset)
+        return Place(path, self.config.tree_of(dataset), generated if isinstance(generated, GeneratedSum) else None)
+
+    def _check_skipping(self, dataset: str, first: Place, reason: str, left: int) -> None:
+        """Refuse to skip what a data set can't do without.
+
+        Raises:
+            UserError: No file is left, or the sum of generated weights is declared for all files together.
+        """
+        said = f"Data set {dataset!r}: {first.path} {reason}."
+        if not left:
+            raise UserError(f"{said} None of its files is good, so that there is nothing to go on with.")
+        if isinstance(self.config.generated_of(dataset), (int, float)):
+            raise UserError(
+                f"{said} It can't be skipped: key data.datasets.{dataset}.generated is a number, which counts this "
+                "file's events too. Copy the file again, or take it out of `files` and correct the number."
+            )
 
     @cached_property
     def simulated(self) -> tuple[InputFile, ...]:
@@ -227,31 +300,128 @@ def _expand(name: str, dataset: DataSet, folder: Path | None) -> list[str]:
     return paths
 
 
-def _inspect(places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], FileRecord]:
-    """Identify files, each opened once and remembered by path, size and time of modification."""
+def _inspect(places: Sequence[Place], *, skip: bool) -> dict[Place, FileRecord | str]:
+    """Identify files, each opened once and remembered by path, size and time of modification.
+
+    Args:
+        places: The files.
+        skip: Read each file in full too, once; where it is bad, what is wrong with it stands in place of its identity.
+
+    Raises:
+        UserError: A file is missing or can't be reached, or it is bad and not to be skipped.
+    """
     memory = store_folder() / "inventory.json"
     known = json.loads(memory.read_text()) if memory.exists() else {}
-    result: dict[tuple[str, str], FileRecord] = {}
-    unknown: list[tuple[str, str]] = []
-    for path, tree in places:
-        entry = known.get(f"{path}:{tree}")
-        stamp = _stamp(path)
-        if entry is not None and stamp is not None and entry["stamp"] == stamp:
-            result[path, tree] = FileRecord(**entry["identity"])
+    result: dict[Place, FileRecord | str] = {}
+    unknown: list[Place] = []
+    for place in places:
+        remembered = _remembered(known.get(_key(place)), place, skip=skip)
+        if remembered is None:
+            unknown.append(place)
         else:
-            unknown.append((path, tree))
+            result[place] = remembered
     if unknown:
-        from analysis.events import inspect_file
-
-        found = {}
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            for place, record in zip(unknown, pool.map(lambda p: inspect_file(*p), unknown), strict=True):
-                result[place] = record
-                found[f"{place[0]}:{place[1]}"] = {"stamp": _stamp(place[0]), "identity": asdict(record)}
-        # Read anew: another run may have added its own files meanwhile.
-        known = json.loads(memory.read_text()) if memory.exists() else {}
-        atomic_write(memory, json.dumps(known | found))
+        before = {_key(place): known.get(_key(place), {}) for place in unknown}
+        found: dict[str, dict[str, Any]] = {}
+        try:
+            with ThreadPoolExecutor(max_workers=8) as pool:
+                for place, entry in zip(unknown, pool.map(partial(_look, skip=skip), unknown), strict=True):
+                    faults = _faults_kept(before[_key(place)], entry) | found.get(_key(place), {}).get("faults", {})
+                    found[_key(place)] = entry | {"faults": faults | entry["faults"]}
+                unread = [p for p in dict.fromkeys(unknown) if skip and _sum_key(p) not in found[_key(p)]["faults"]]
+                if unread:
+                    _tell(f"reading {len(unread)} of {len(places)} input files in full, since data.on_bad_file is skip")
+                for place, fault in zip(unread, pool.map(_read_in_full, unread), strict=True):
+                    found[_key(place)]["faults"][_sum_key(place)] = fault
+        finally:
+            # What was read in full is not read again, even if another file could not be reached.
+            # The memory is read anew: another run may have added its own files meanwhile.
+            known = json.loads(memory.read_text()) if memory.exists() else {}
+            atomic_write(memory, json.dumps(known | found))
+        for place in unknown:
+            entry = found[_key(place)]
+            fault = entry["faults"].get(_sum_key(place)) if skip else None
+            result[place] = fault or FileRecord(**entry["identity"])
     return result
+
+
+def _remembered(entry: Mapping[str, Any] | None, place: Place, *, skip: bool) -> FileRecord | str | None:
+    """What is known of a file that has not changed; None if it has to be looked at."""
+    stamp = _stamp(place.path)
+    if entry is None or stamp is None or entry["stamp"][:2] != stamp[:2]:
+        return None
+    if skip:
+        if _sum_key(place) not in entry.get("faults", {}):
+            return None
+        fault = entry["faults"][_sum_key(place)]
+        if fault is not None:
+            # A good copy may have size and time of its original, which the bad one had too.
+            return str(fault) if entry["stamp"] == stamp else None
+    return FileRecord(**entry["identity"]) if entry["identity"] else None
+
+
+def _look(place: Place, *, skip: bool) -> dict[str, Any]:
+    """Identify a file: an entry of the memory, with what is wrong with the file if that shows at once and is no error.
+
+    Raises:
+        UserError: The file is missing or can't be reached, or it is bad and not to be skipped.
+    """
+    from analysis.events import inspect_file
+
+    stamp = _stamp(place.path)
+    try:
+        identity = asdict(inspect_file(place.path, place.tree))
+    except UserError as error:
+        if not (skip and error.damage):
+            raise
+        return {"stamp": stamp, "identity": None, "faults": {_sum_key(place): error.damage}}
+    return {"stamp": stamp, "identity": identity, "faults": {}}
+
+
+def _faults_kept(before: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What is still known of a file that was looked at again, by where its sum of generated weights stands."""
+    if (
+        entry["identity"] is None
+        or before.get("stamp", "") != entry["stamp"]
+        or before["identity"] != entry["identity"]
+    ):
+        return {}
+    # Of a file on a server there is no time: what was whole and is the same by UUID and size is whole, but what was bad
+    # may have been mended.
+    return {key: fault for key, fault in before.get("faults", {}).items() if entry["stamp"] or fault is None}
+
+
+def _read_in_full(place: Place) -> str | None:
+    """What is wrong with a file, if anything.
+
+    Raises:
+        UserError: It can't be reached.
+    """
+    from analysis.damage import check_file
+
+    try:
+        check_file(place.path, place.tree, place.generated)
+    except UserError as error:
+        if not error.damage:
+            raise
+        return error.damage
+    return None
+
+
+def _key(place: Place) -> str:
+    """By what a file is remembered."""
+    return f"{place.path}:{place.tree}"
+
+
+def _sum_key(place: Place) -> str:
+    """By what it is remembered whether a file is bad: one may lack its sum of generated weights alone."""
+    return json.dumps(canonical(place.generated))
+
+
+def _tell(text: str) -> None:
+    """Say something of the input files once: workers find the same."""
+    if multiprocessing.parent_process() is None:
+        say(f"{text}\n")
 
 
 def forget_files() -> None:
@@ -265,8 +435,8 @@ def forget_files() -> None:
 
 
 def _stamp(path: str) -> list[int] | None:
-    """Size and time of a local file; remote files are asked anew in every run."""
+    """Size, time of modification and time of the last change of a local file; remote files are asked anew every run."""
     if "://" in path or not os.path.exists(path):
         return None
     stat = os.stat(path)
-    return [stat.st_size, stat.st_mtime_ns]
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

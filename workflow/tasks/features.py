@@ -123,6 +123,7 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
     @staticmethod
     def compute(settings: FeatureSlice, given: Given, out: Path) -> None:
         from analysis.columns import read_columns, write_columns
+        from analysis.damage import blaming
         from analysis.events import read
         from analysis.features import compute
 
@@ -130,8 +131,10 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
         assert isinstance(own, Columns), "what `made` says"
         source = source_of(settings.layout, own.about.file, given)
         entries = read_columns(given.made["events"].path("events.parquet"), ["entry"])["entry"]
-        events = read(source).at(entries - source.start)
-        for name, column in compute(settings.names, given.functions, events, source).items():
+        with blaming(source):
+            events = read(source).at(entries - source.start)
+            columns = compute(settings.names, given.functions, events, source)
+        for name, column in columns.items():
             write_columns(out / own.files[name], {name: column})
 
 

@@ -8,7 +8,7 @@ import socket
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from analysis.errors import UserError
 from workflow.base import Given, Task
 from workflow.costs import Cost, account
 from workflow.identity import ROOT, canonical
+from workflow.plan import SkippedFile
 from workflow.provenance import source_version
 from workflow.pruning import note_publication
 from workflow.store import read_json, results_folder, write_json
@@ -34,13 +35,16 @@ from workflow.tasks.tables import Sums, load_cutflows, require_events
 
 PUBLISHING_FAILED = 60
 """Exit code of a run that had nothing to do and could not publish."""
+NAMED = 5
+"""Skipped files of a data set that a warning names; the summary names all."""
 
 
 @dataclass(frozen=True)
 class ReportSlice:
-    """The report shows the whole configuration."""
+    """The report shows the whole configuration, and says which bad files were left out."""
 
     config: Configuration
+    skipped: tuple[SkippedFile, ...]
 
 
 class Report(Task[ReportSlice]):
@@ -59,7 +63,7 @@ class Report(Task[ReportSlice]):
         }
 
     def slice(self, config: Configuration) -> ReportSlice:
-        return ReportSlice(config)
+        return ReportSlice(config, self.plan.skipped)
 
     def outside(self) -> Any:
         # The page's template is part of the code, but no Python; files lend their names to links and warnings.
@@ -76,7 +80,7 @@ class Report(Task[ReportSlice]):
         from analysis.table import TableSettings
 
         config = settings.config
-        summary, run = summary_of(config, given), run_of(config, given)
+        summary, run = summary_of(config, settings.skipped, given), run_of(config, given)
         write_json(out / "summary.json", summary)
         (out / "table.txt").write_text(table(summary) + "\n")
         write_json(out / "run.json", run)
@@ -132,16 +136,18 @@ def _publish(task: Report) -> None:
         os._exit(PUBLISHING_FAILED)
 
 
-def summary_of(config: Configuration, given: Given) -> dict[str, Any]:
+def summary_of(config: Configuration, skipped: Sequence[SkippedFile], given: Given) -> dict[str, Any]:
     """`summary.json`: all that is deterministic."""
     evaluation = read_json(given.made["evaluation"].path("evaluation.json"))
-    empty = [inputs.about.key for inputs in given.made["inputs"].values() if inputs.about.entries == 0]
+    inputs = [inputs.about for inputs in given.made["inputs"].values()]
+    warnings = warnings_of(config, evaluation, [file.key for file in inputs if file.entries == 0])
     return {
         "analysis": config.name,
         "title": config.title or config.name,
         "fingerprint": given.fingerprint,
         **evaluation,
-        "warnings": warnings_of(config, evaluation, empty),
+        "skipped": [{"dataset": file.dataset, "file": file.key, "reason": file.reason} for file in skipped],
+        "warnings": [*warnings_of_skipped(config, skipped, Counter(file.dataset for file in inputs)), *warnings],
     }
 
 
@@ -202,6 +208,33 @@ def report_content(
         ],
         configuration=yaml.safe_dump(canonical(config), sort_keys=False, allow_unicode=True),
     )
+
+
+def warnings_of_skipped(
+    config: Configuration, skipped: Sequence[SkippedFile], good: Mapping[str, int]
+) -> Iterator[str]:
+    """What a reader of the report has to know of bad files that were left out.
+
+    Args:
+        config: The configuration.
+        skipped: These files.
+        good: Number of files of each data set that were read.
+    """
+    for dataset in dict.fromkeys(file.dataset for file in skipped):
+        bad = [f"{file.key} {file.reason}" for file in skipped if file.dataset == dataset]
+        more = f"; and {len(bad) - NAMED} more, which summary.json names" if len(bad) > NAMED else ""
+        yield (
+            f"{len(bad)} of {len(bad) + good[dataset]} files of data set {dataset} are bad and were skipped: "
+            f"{'; '.join(bad[:NAMED])}{more}."
+        )
+        lacking = [p for p in config.processes_of(dataset) if config.processes[p].normalisation == "as_is"]
+        if lacking and config.data.datasets[dataset].collision:
+            yield f"The luminosity of {', '.join(lacking)} is lower by that of the skipped files."
+        elif lacking:
+            yield (
+                f"Weights of {', '.join(lacking)} are used as they are (`normalisation: as_is`): the events of the "
+                "skipped files are missing in the yield."
+            )
 
 
 def warnings_of(config: Configuration, evaluation: dict[str, Any], empty: Sequence[str]) -> list[str]:

@@ -87,10 +87,12 @@ class SelectEvents(ChunkWorkflow[SelectSlice]):
     @staticmethod
     def compute(settings: SelectSlice, given: Given, out: Path) -> None:
         from analysis.columns import write_columns
+        from analysis.damage import blaming
         from analysis.selection import select
 
         source = source_of(settings.layout, given.own.about.file, given)
-        selected = select(source, settings.selection, given.functions)
+        with blaming(source):
+            selected = select(source, settings.selection, given.functions)
         write_columns(out / "events.parquet", selected.columns)
         write_json(
             out / "cutflow.json",
