@@ -148,8 +148,8 @@ def test_failures_that_differ_in_paths_and_numbers_are_of_one_kind() -> None:
 @pytest.mark.parametrize("workflow", ["local", "dask"])
 def test_a_branch_that_fails_is_told_with_its_log_and_the_others_are_made(law: Law, workflow: str) -> None:
     write_events(law.home / "toy" / "data" / "signal_7.root", 20, 5.0, seed=8)
-    mistake = 'def mass(events):\n    if 0 < len(events) < 21:\n        print("few events")\n        raise KeyError("lost")\n'
-    replace(law.home / "toy" / "physics.py", "def mass(events):\n", mistake)
+    mistake = '    if 0 < len(events) < 21:\n        print("few events")\n        raise KeyError("lost")\n'
+    replace(law.home / "toy" / "physics.py", "def mass(events):\n", f"def mass(events):\n{mistake}")
     done = law("TrainFolds", "--analysis", law.analysis, "--workflow", workflow, ok=False)
     assert done.returncode != 0
     assert done.stderr.count("error: ComputeFeatures (signal signal_7.root from 0): mass(events) failed") == 1
