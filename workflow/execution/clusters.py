@@ -1,12 +1,15 @@
-"""Clusters as profiles: the sections `[cluster_NAME]` of law.cfg, and the dask clusters that they describe."""
+"""Clusters as profiles: the sections `[cluster_NAME]` of law.cfg, what jobs find there, and clusters of dask."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +42,8 @@ class Profile:
         workers: Most workers; 0 for one on each core of this machine.
         minimum: Workers that are kept while there is work.
         memory: Of a worker, as in ``4GB``; by default an equal share of this machine's, or 2 GB of a batch system's.
+        most_memory: What a job of law's own workflows gets at most when it runs again for want of memory; by default it
+            does not.
         gpus: Of a worker.
         gpu_cluster: The profile whose workers train networks; by default this one.
         queue: Partition of Slurm.
@@ -53,6 +58,7 @@ class Profile:
         address: Of a running scheduler.
         scheduler_file: Of a running scheduler.
         death_timeout: Seconds after which a worker without a scheduler ends.
+        poll: Seconds between two questions of law's own workflows after their jobs.
     """
 
     name: str
@@ -60,6 +66,7 @@ class Profile:
     workers: int = 0
     minimum: int = 0
     memory: str = ""
+    most_memory: str = ""
     gpus: int = 0
     gpu_cluster: str = ""
     queue: str = ""
@@ -74,6 +81,7 @@ class Profile:
     address: str = ""
     scheduler_file: str = ""
     death_timeout: int = 60
+    poll: int = 10
 
     @property
     def most(self) -> int:
@@ -97,8 +105,7 @@ def profile(name: str) -> Profile:
     Raises:
         UserError: There is none of that name, or it has an unknown key or a value of a wrong kind.
     """
-    config = law.config.Config.instance()
-    known = sorted(section.removeprefix(PREFIX) for section in config.sections() if section.startswith(PREFIX))
+    config, known = law.config.Config.instance(), names()
     if name not in known:
         raise UserError(f"--cluster {name}: law.cfg has no section [{PREFIX}{name}]. {nearest(name, known)}")
     section = f"{PREFIX}{name}"
@@ -117,6 +124,18 @@ def profile(name: str) -> Profile:
     if chosen.kind == "scheduler" and not (chosen.address or chosen.scheduler_file):
         raise UserError(f"law.cfg, [{section}]: a cluster of kind scheduler needs address or scheduler_file.")
     return chosen
+
+
+def names() -> list[str]:
+    """All profiles of law.cfg."""
+    sections = law.config.Config.instance().sections()
+    return sorted(section.removeprefix(PREFIX) for section in sections if section.startswith(PREFIX))
+
+
+def profile_of(task: Any) -> Profile:
+    """The profile that a step asks for; training may have one of its own."""
+    chosen = profile(task.cluster)
+    return profile(chosen.gpu_cluster) if task.wants_gpu and chosen.gpu_cluster else chosen
 
 
 def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
@@ -163,11 +182,7 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables:
         from dask_jobqueue.htcondor import HTCondorCluster
         from dask_jobqueue.slurm import SLURMCluster
 
-    program = {"slurm": "sbatch", "htcondor": "condor_submit"}[chosen.kind]
-    if shutil.which(program) is None:
-        raise UserError(
-            f"--cluster {chosen.name}: {program} is not on this machine; start the run where jobs are submitted."
-        )
+    require_submission(chosen)
     common: dict[str, Any] = {
         "cores": 1,
         "processes": 1,
@@ -206,6 +221,19 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables:
     )
 
 
+def require_submission(chosen: Profile) -> None:
+    """Make sure that jobs can be submitted from here.
+
+    Raises:
+        UserError: The batch system's programs are not there.
+    """
+    program = {"slurm": "sbatch", "htcondor": "condor_submit"}[chosen.kind]
+    if shutil.which(program) is None:
+        raise UserError(
+            f"--cluster {chosen.name}: {program} is not on this machine; start the run where jobs are submitted."
+        )
+
+
 @contextmanager
 def _own_interrupt() -> Iterator[None]:
     """Keep this process's handler of Ctrl-C: importing dask_jobqueue 0.9 replaces it."""
@@ -223,6 +251,26 @@ def bootstrap(chosen: Profile, variables: Sequence[str]) -> list[str]:
     passed = [f"export {name}={shlex.quote(os.environ[name])}" for name in (*PASSED, *variables) if name in os.environ]
     pinned = [f"export {name}={value}" for name, value in SINGLE_THREADED.items()]
     return [*lines(chosen.prologue), *passed, *pinned, f"source {shlex.quote(str(root / 'setup.sh'))} || exit 1"]
+
+
+def variables_of(folder: Path) -> tuple[str, ...]:
+    """Names of the variables of the environment that the analysis in a folder reads."""
+    return tuple(sorted(set(re.findall(r"\$\{?(\w+)", (folder / "analysis.yaml").read_text()))))
+
+
+def prove_gpu(who: str) -> None:
+    """Say in the log which GPU the batch system has assigned.
+
+    Raises:
+        RuntimeError: It has assigned none.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if not given:
+        raise RuntimeError(f"{who}: CUDA_VISIBLE_DEVICES is empty: the batch system gave it no GPU")
+    found = ""
+    if shutil.which("nvidia-smi"):
+        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout.strip()
+    print(f"{who}: GPU {given}: {found or 'no nvidia-smi'}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def lines(text: str) -> list[str]:
