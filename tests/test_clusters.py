@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ import pytest
 from analysis.errors import UserError
 from tests.toy import Law, ran
 from workflow.execution.clusters import Profile, bootstrap, lines, profile, start
+from workflow.execution.executor import Group
+from workflow.execution.job import read_groups
 from workflow.tasks.train import TrainFolds
 
 
@@ -144,3 +148,87 @@ def test_steps_run_on_the_workers_of_a_cluster(law: Law) -> None:
     """Training too, which the toy analysis has not done with this seed."""
     done = law("Report", "--analysis", law.analysis, "--workflow", "dask", "--cluster", "local", "--set", "seed=9")
     assert ran(done)["TrainFolds"] == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (
+            "slurm",
+            r"""#!/usr/bin/env bash
+
+#SBATCH --job-name=eventfold-TrainFolds
+#SBATCH --partition=long
+#SBATCH --output=JOBS/RUN-1-0.log
+#SBATCH --error=JOBS/RUN-1-0.log
+#SBATCH --chdir=HERE
+#SBATCH --open-mode=append
+#SBATCH --export=NONE
+#SBATCH --mem=3815M
+#SBATCH --account=physics
+#SBATCH --time=2:00:00
+#SBATCH --gres=gpu:1
+#SBATCH --constraint=a100
+
+exec JOBS/RUN.sh JOBS/RUN-1-0.json --gpu
+""",
+        ),
+        (
+            "htcondor",
+            r"""universe = vanilla
+executable = JOBS/RUN.sh
+notification = Never
+initialdir = HERE
+output = JOBS/RUN-1-0.log
+getenv = False
+batch_name = eventfold-TrainFolds
+request_memory = 3815MB
+request_disk = 3815MB
+request_gpus = 1
+--constraint=a100
+environment = "LAW_HTCONDOR_JOB_CLUSTER=$(Cluster) LAW_HTCONDOR_JOB_PROCESS=$(Process)"
+arguments = "'JOBS/RUN-1-0.json' --gpu"
+queue
+""",
+        ),
+    ],
+)
+def test_a_job_is_described_by_its_profile(
+    kind: str, expected: str, section: dict[str, str], here: Law, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section |= {"kind": kind, "queue": "long", "account": "physics", "walltime": "2:00:00", "workers": "1", "gpus": "1"}
+    section |= {"memory": "4GB", "directives": "--constraint=a100", "skip": "cpus"}
+    parsed(section)
+    monkeypatch.setattr(shutil, "which", str)
+    monkeypatch.setattr("law.task.proxy.global_cmdline_args", lambda **_: {})  # there is no command line
+    task = TrainFolds(analysis=here.analysis, workflow=kind, cluster="test", set=("seed=9",))
+    branches = (0, 2)
+    fingerprints = tuple(task.as_branch(branch).fingerprint for branch in branches)
+    group = Group("TrainFolds", (("analysis", here.analysis),), branches, fingerprints, (None, (1, 2, 3)), gpu=True)
+    found = []
+
+    def refuse(description: str | list[str], **_: object) -> None:
+        (path,) = law.util.make_list(description)
+        found.append((Path(path).read_text(), read_groups(next(Path(path).parent.glob("*-1-0.json")))))
+        raise RuntimeError("no such queue")
+
+    proxy, task.scheduler_messages = task.workflow_proxy, None
+    monkeypatch.setattr(proxy.job_manager, "submit", refuse)
+    with pytest.raises(UserError, match=r"TrainFolds: no such queue\. See \[cluster_test\] of law\.cfg"):
+        list(proxy.executor().submit([group], lambda _: None))
+    ((text, groups),) = found
+    text = re.sub("/[0-9a-f]{8}(?=[-.])", "/RUN", text.replace(str(proxy.folder), "JOBS"))
+    assert text.replace(str(Path.cwd()), "HERE") == expected
+    assert groups == [group]
+    assert list(proxy.folder.iterdir()) == []
+
+
+def test_jobs_of_a_wrong_size_are_refused(section: dict[str, str], here: Law, monkeypatch: pytest.MonkeyPatch) -> None:
+    section |= {"kind": "slurm", "memory": "much"}
+    parsed(section)
+    monkeypatch.setattr(shutil, "which", str)
+    monkeypatch.setattr("law.task.proxy.global_cmdline_args", lambda **_: {})  # there is no command line
+    task = TrainFolds(analysis=here.analysis, workflow="slurm", cluster="test", set=("seed=9",))
+    proxy, task.scheduler_messages = task.workflow_proxy, None
+    with pytest.raises(UserError, match=r"\[cluster_test\]: memory is 'much'; expected a size, such as 4GB"):
+        list(proxy.executor().submit([Group("TrainFolds", (), (0,), ("",), (None,), gpu=True)], lambda _: None))

@@ -47,7 +47,7 @@ TAIL = 20
 # Slurm has a state for want of memory only with cgroups; otherwise its daemon says in the log why it has killed a job.
 # HTCondor holds a job and says why.
 _STARVED = re.compile("OUT_OF_MEMORY|memory (?:limit|usage)", re.IGNORECASE)
-_STARVED_LOG = re.compile("^slurmstepd: error: .*(?:memory limit|oom.kill)", re.IGNORECASE | re.MULTILINE)
+_STARVED_LOG = re.compile("^slurmstepd\\S*: error: .*(?:memory limit|oom.kill)", re.IGNORECASE | re.MULTILINE)
 
 
 class JobsProxy(GroupProxy):
@@ -205,9 +205,8 @@ class JobsProxy(GroupProxy):
         found = super()._submit_batch(jobs, **kwargs)
         for error in found[0]:
             if isinstance(error, Exception):
-                raise UserError(
-                    f"{self.task.task_family}: {error}. [cluster_{self._profile.name}] of law.cfg says how."
-                )
+                where = f"See [cluster_{self._profile.name}] of law.cfg."
+                raise UserError(f"{self.task.task_family}: {str(error).strip()}. {where}")
         return found
 
     # What follows from that
@@ -295,7 +294,8 @@ class JobsProxy(GroupProxy):
             self._memory[number] = min(2 * given, most)
             job["error"] = f"out of memory, now with {self._memory[number]} MB"
         elif mistake:
-            raise UserError(f"{mistake['message']}\n{self._about(job)} failed. {_show(log, said)}")
+            before = said.replace(f"error: {mistake['message']}", "").rstrip()
+            raise UserError(f"{mistake['message']}\n{self._about(job)} failed. {_show(log, before)}")
         if self._job_retries[number] >= self.task.retries:
             raise UserError(
                 f"{self._about(job)} is the last of {DEATHS} that were lost ({job['error'] or 'no reason known'}). If "
@@ -466,7 +466,7 @@ def _tail(log: str) -> str:
 
 def _show(log: str, said: str) -> str:
     if not said:
-        return f"Its log would be {log}; it has none."
+        return f"Its log is {log}."
     return f"Its log is {log}, and ends with:\n{said}"
 
 
