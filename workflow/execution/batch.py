@@ -95,6 +95,7 @@ class JobsProxy(GroupProxy):
         self.dashboard = self.task.create_job_dashboard() or NoJobDashboard()
         self.job_file_factory = self.create_job_file_factory(dir=str(self.folder), mkdtemp=False, cleanup=False)
         self._existing_branches: set[int] = set()
+        self._ready: set[int] = set()
         self._script = self._write_script()
         self._share_out()
         close_at_end(self.take_back)
@@ -176,9 +177,10 @@ class JobsProxy(GroupProxy):
         Raises:
             UserError: A job should not run again.
         """
-        for task in self._tasks.values():
-            if changed(task.record) and task.present():
+        for branch, task in self._tasks.items():
+            if branch not in self._ready and changed(task.record) and task.present():
                 task.mark_complete()
+                self._ready.add(branch)
         for number, job in self.job_data.jobs.items():
             if job["status"] not in (self.job_manager.FAILED, self.job_manager.RETRY):
                 continue
@@ -256,7 +258,7 @@ class JobsProxy(GroupProxy):
                 )
 
     def _made(self, branches: Sequence[int]) -> bool:
-        return all(self._tasks[branch].complete() for branch in branches)
+        return self._ready.issuperset(branches)
 
     def _write_script(self) -> Path:
         """What every job runs: its environment comes from here alone."""
