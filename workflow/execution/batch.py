@@ -117,13 +117,16 @@ class JobsProxy(GroupProxy):
         """Cancel all jobs that have not finished, and remove what only they need; their logs stay."""
         jobs = list(self.job_data.jobs.values())
         self.job_data.update({"jobs": {}, "unsubmitted_jobs": {}})
-        open_jobs = [job["job_id"] for job in jobs if job["job_id"] not in (None, self.job_data.dummy_job_id)]
+        known = [job for job in jobs if job["job_id"] not in (None, self.job_data.dummy_job_id)]
+        failed = [job["job_id"] for job in known if job["status"] == self.job_manager.FAILED]
+        others = [job["job_id"] for job in known if job["status"] != self.job_manager.FAILED]
         # Before they are cancelled: one whose number is not known yet ends when it starts.
         for path in [*self.folder.glob(f"{self._run}*"), *(Path(log) for job in jobs if (log := _log(job)))]:
             for file in (path, path.with_suffix(".json"), mistake_file(path)):
                 if file.suffix != ".log":
                     file.unlink(missing_ok=True)
-        errors = self.job_manager.cancel_batch(open_jobs) if open_jobs else []
+        self.job_manager.cancel_batch(failed, silent=True)  # some may be held, most are gone
+        errors = self.job_manager.cancel_batch(others)
         if errors:
             self._say(f"{self.task.title}: jobs could not be cancelled: {errors[0]}\n")
         else:

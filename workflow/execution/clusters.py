@@ -179,7 +179,7 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
 
 def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables: Sequence[str]) -> Any:
     with _own_interrupt():
-        from dask_jobqueue.htcondor import HTCondorCluster
+        from dask_jobqueue.htcondor import HTCondorCluster, HTCondorJob
         from dask_jobqueue.slurm import SLURMCluster
 
     require_submission(chosen)
@@ -212,6 +212,11 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables:
             job_extra_directives=[*gpus, *lines(chosen.directives)],
             **common,
         )
+
+    class BashJob(HTCondorJob):
+        executable = "/bin/bash"  # /bin/sh may be a shell that can't source setup.sh
+
+    common["job_cls"] = BashJob
     pairs = dict(line.split("=", 1) for line in lines(chosen.directives))
     gpus_wanted = {"request_gpus": str(chosen.gpus)} if chosen.gpus else {}
     return HTCondorCluster(
