@@ -29,6 +29,7 @@ from workflow import claims, lineage
 from workflow.adoption import adopt, adopted, resolve
 from workflow.building import BuiltOnce
 from workflow.costs import Cost, Meter
+from workflow.execution.batch import HTCondorJobs, SlurmJobs
 from workflow.execution.dask import DaskWorkflow
 from workflow.execution.executor import say
 from workflow.execution.local import LocalWorkflow
@@ -112,15 +113,16 @@ class Task(BuiltOnce, Generic[S]):
     )
     workflow = ChoiceParameter(
         default="local",
-        choices=("local", "dask"),
+        choices=("local", "dask", "slurm", "htcondor"),
         option="--workflow",
         significant=False,
-        description="where branches run: local processes or dask workers; changes no result; default: local",
+        description="where branches run: local processes, dask workers, or jobs that law submits to slurm or htcondor; "
+        "changes no result; default: local",
     )
     cluster = luigi.Parameter(
         default="local",
         significant=False,
-        description="with --workflow dask, whose workers: the section [cluster_NAME] of law.cfg; changes no result; "
+        description="whose workers or jobs, unless local: the section [cluster_NAME] of law.cfg; changes no result; "
         "default: local",
     )
     debug = luigi.BoolParameter(
@@ -508,7 +510,7 @@ Task.event_handler(luigi.Event.SUCCESS)(_say_where)
 Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_say_where)
 
 
-class Workflow(Task[S], LocalWorkflow, DaskWorkflow):
+class Workflow(Task[S], LocalWorkflow, DaskWorkflow, SlurmJobs, HTCondorJobs):
     """A step of many branches.
 
     Attributes:

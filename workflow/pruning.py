@@ -26,7 +26,7 @@ from workflow.plan import forget_files
 from workflow.provenance import read_record, user, utc
 from workflow.store import LEFT_OVER, STAGE, atomic_write, read_json, results_folder, store_folder
 
-HOUSEKEEPING = ("adopted", "code", "names", "published", "runs")
+HOUSEKEEPING = ("adopted", "clusters", "code", "jobs", "names", "published", "runs")
 """Folders of the store that hold no outputs."""
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from tests.batch.slurm import Slurm, obstacle, started
+
+CONDOR = shutil.which("condor_submit") is not None
+# Debian 12 has no HTCondor: these tests are left out, not skipped, as everything else can be run there.
+collect_ignore = [] if CONDOR else ["test_htcondor.py"]
+
+
+def pytest_report_header() -> str:
+    """Say whether the tests of HTCondor run."""
+    return "HTCondor: condor_submit is here" if CONDOR else "HTCondor: no condor_submit, test_htcondor.py is left out"
 
 
 @pytest.fixture(scope="session")

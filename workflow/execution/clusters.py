@@ -1,12 +1,15 @@
-"""Clusters as profiles: the sections `[cluster_NAME]` of law.cfg, and the dask clusters that they describe."""
+"""Clusters as profiles: the sections `[cluster_NAME]` of law.cfg, what jobs find there, and clusters of dask."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +61,7 @@ class Profile:
         address: Of a running scheduler.
         scheduler_file: Of a running scheduler.
         death_timeout: Seconds after which a worker without a scheduler ends.
+        poll: Seconds between two questions of law's own workflows after their jobs.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Profile:
     address: str = ""
     scheduler_file: str = ""
     death_timeout: int = 60
+    poll: int = 10
 
     @property
     def most(self) -> int:
@@ -103,8 +108,7 @@ def profile(name: str) -> Profile:
     Raises:
         UserError: There is none of that name, or it has an unknown key or a value of a wrong kind.
     """
-    config = law.config.Config.instance()
-    known = sorted(section.removeprefix(PREFIX) for section in config.sections() if section.startswith(PREFIX))
+    config, known = law.config.Config.instance(), names()
     if name not in known:
         raise UserError(f"--cluster {name}: law.cfg has no section [{PREFIX}{name}]. {nearest(name, known)}")
     section = f"{PREFIX}{name}"
@@ -123,6 +127,18 @@ def profile(name: str) -> Profile:
     if chosen.kind == "scheduler" and not (chosen.address or chosen.scheduler_file):
         raise UserError(f"law.cfg, [{section}]: a cluster of kind scheduler needs address or scheduler_file.")
     return chosen
+
+
+def names() -> list[str]:
+    """All profiles of law.cfg."""
+    sections = law.config.Config.instance().sections()
+    return sorted(section.removeprefix(PREFIX) for section in sections if section.startswith(PREFIX))
+
+
+def profile_of(task: Any) -> Profile:
+    """The profile that a step asks for; training may have one of its own."""
+    chosen = profile(task.cluster)
+    return profile(chosen.gpu_cluster) if task.wants_gpu and chosen.gpu_cluster else chosen
 
 
 def with_more_memory(chosen: Profile) -> Profile | None:
@@ -183,14 +199,10 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
 
 def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables: Sequence[str]) -> Any:
     with _own_interrupt():
-        from dask_jobqueue.htcondor import HTCondorCluster
+        from dask_jobqueue.htcondor import HTCondorCluster, HTCondorJob
         from dask_jobqueue.slurm import SLURMCluster
 
-    program = {"slurm": "sbatch", "htcondor": "condor_submit"}[chosen.kind]
-    if shutil.which(program) is None:
-        raise UserError(
-            f"--cluster {chosen.name}: {program} is not on this machine; start the run where jobs are submitted."
-        )
+    require_submission(chosen)
     common: dict[str, Any] = {
         "cores": 1,
         "processes": 1,
@@ -220,6 +232,11 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables:
             job_extra_directives=[*gpus, *lines(chosen.directives)],
             **common,
         )
+
+    class BashJob(HTCondorJob):
+        executable = "/bin/bash"  # /bin/sh may be a shell that can't source setup.sh
+
+    common["job_cls"] = BashJob
     pairs = dict(line.split("=", 1) for line in lines(chosen.directives))
     gpus_wanted = {"request_gpus": str(chosen.gpus)} if chosen.gpus else {}
     return HTCondorCluster(
@@ -227,6 +244,19 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables:
         job_extra_directives={**gpus_wanted, **{key.strip(): value.strip() for key, value in pairs.items()}},
         **common,
     )
+
+
+def require_submission(chosen: Profile) -> None:
+    """Make sure that jobs can be submitted from here.
+
+    Raises:
+        UserError: The batch system's programs are not there.
+    """
+    program = {"slurm": "sbatch", "htcondor": "condor_submit"}[chosen.kind]
+    if shutil.which(program) is None:
+        raise UserError(
+            f"--cluster {chosen.name}: {program} is not on this machine; start the run where jobs are submitted."
+        )
 
 
 @contextmanager
@@ -247,6 +277,26 @@ def bootstrap(chosen: Profile, variables: Sequence[str]) -> list[str]:
     levels = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{level.upper()}": "False" for level in MEMORY_LEVELS}
     pinned = [f"export {name}={value}" for name, value in (SINGLE_THREADED | levels).items()]
     return [*lines(chosen.prologue), *passed, *pinned, f"source {shlex.quote(str(root / 'setup.sh'))} || exit 1"]
+
+
+def variables_of(folder: Path) -> tuple[str, ...]:
+    """Names of the variables of the environment that the analysis in a folder reads."""
+    return tuple(sorted(set(re.findall(r"\$\{?(\w+)", (folder / "analysis.yaml").read_text()))))
+
+
+def prove_gpu(who: str) -> None:
+    """Say in the log which GPU the batch system has assigned.
+
+    Raises:
+        RuntimeError: It has assigned none.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if not given:
+        raise RuntimeError(f"{who}: CUDA_VISIBLE_DEVICES is empty: the batch system gave it no GPU")
+    found = ""
+    if shutil.which("nvidia-smi"):
+        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout.strip()
+    print(f"{who}: GPU {given}: {found or 'no nvidia-smi'}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def lines(text: str) -> list[str]:

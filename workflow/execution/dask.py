@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -14,7 +13,7 @@ import law
 
 from analysis.errors import UserError
 from workflow.claims import stamp
-from workflow.execution.clusters import Profile, profile, start, with_more_memory
+from workflow.execution.clusters import Profile, profile_of, start, variables_of, with_more_memory
 from workflow.execution.executor import Failure, Group, GroupProxy, Message, close_at_end
 from workflow.store import store_folder
 
@@ -32,11 +31,7 @@ class DaskProxy(GroupProxy):
 
     def executor(self) -> DaskExecutor:
         """The cluster of this run; training may have one of its own."""
-        chosen = profile(self.task.cluster)
-        if self.task.wants_gpu and chosen.gpu_cluster:
-            chosen = profile(chosen.gpu_cluster)
-        text = (self.task.plan.analysis.folder / "analysis.yaml").read_text()
-        return dask_executor(chosen, tuple(sorted(set(re.findall(r"\$\{?(\w+)", text)))))
+        return dask_executor(profile_of(self.task), variables_of(self.task.plan.analysis.folder))
 
 
 class DaskWorkflow(law.BaseWorkflow):

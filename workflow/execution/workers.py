@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +14,7 @@ from typing import Any
 
 from distributed import WorkerPlugin, get_worker
 
+from workflow.execution.clusters import prove_gpu
 from workflow.execution.executor import Failure, Group, Message, run_group
 
 TOPIC = "eventfold"
@@ -83,10 +81,4 @@ class ProvenGpu(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Look for the GPU that the batch system has assigned."""
-        given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        if not given:
-            raise RuntimeError(f"worker {worker.name}: CUDA_VISIBLE_DEVICES is empty: the batch system gave it no GPU")
-        found = ""
-        if shutil.which("nvidia-smi"):
-            found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout.strip()
-        print(f"worker {worker.name}: GPU {given}: {found or 'no nvidia-smi'}", file=sys.stderr, flush=True)  # noqa: T201
+        prove_gpu(f"worker {worker.name}")

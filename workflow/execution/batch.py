@@ -1,0 +1,513 @@
+"""law's own workflow types `slurm` and `htcondor`: law submits jobs, asks after them and runs lost ones again.
+
+Ours is what a job does (`workflow.execution.job`: the groups that every executor runs, with the identities that the
+head has pinned), what its description says (a profile, as for dask), and which jobs are worth a second attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import law
+from law.job.dashboard import NoJobDashboard
+
+from analysis.errors import UserError
+from workflow.claims import changed
+from workflow.execution.clusters import (
+    DEFAULT_MEMORY,
+    Profile,
+    bootstrap,
+    lines,
+    names,
+    profile,
+    profile_of,
+    require_submission,
+    variables_of,
+)
+from workflow.execution.dask import LOSSES
+from workflow.execution.executor import Executor, Failure, Group, GroupProxy, Message, close_at_end
+from workflow.execution.job import mistake_file, write_groups
+from workflow.store import atomic_write, store_folder
+
+law.contrib.load("slurm", "htcondor")
+
+TAIL = 20
+"""Lines of a log that are shown when its job has failed."""
+
+# Slurm has a state for want of memory only with cgroups; otherwise its daemon says in the log why it has killed a job.
+# HTCondor holds a job and says why.
+_STARVED = re.compile("OUT_OF_MEMORY|memory (?:limit|usage)", re.IGNORECASE)
+_STARVED_LOG = re.compile("^slurmstepd\\S*: error: .*(?:memory limit|oom.kill)", re.IGNORECASE | re.MULTILINE)
+
+
+class JobsProxy(GroupProxy):
+    """Branches run in jobs of a batch system; goes before a remote proxy of law's, whose rounds it keeps going."""
+
+    def executor(self) -> Executor:
+        """The jobs of this step.
+
+        Raises:
+            UserError: The cluster is not of this workflow type, or jobs can't be submitted from here.
+        """
+        chosen, kind = profile_of(self.task), self.workflow_type
+        if chosen.kind != kind:
+            fitting = ", ".join(name for name in names() if profile(name).kind == kind) or "none"
+            raise UserError(
+                f"--workflow {kind} --cluster {self.task.cluster}: [cluster_{chosen.name}] of law.cfg is of kind "
+                f"{chosen.kind}, where {kind} is needed. Clusters of that kind: {fitting}."
+            )
+        require_submission(chosen)
+        self._profile = chosen
+        return _Jobs(self, chosen.most)
+
+    @property
+    def folder(self) -> Path:
+        """Where law's notes on the jobs and their logs are: the same for the next run while identities are the same."""
+        return store_folder() / "jobs" / str(self.task.task_family) / str(self.task.fingerprint)
+
+    def process_resources(self) -> dict[str, int]:
+        """What luigi's scheduler has to share out: nothing, as one step runs after the other."""
+        return {}
+
+    def rounds(
+        self, groups: Sequence[Group], hear: Callable[[Message], None]
+    ) -> Iterator[tuple[Group, Failure | None]]:
+        """Run groups in jobs and yield each as its outputs are there.
+
+        Raises:
+            UserError: A branch failed by its own mistake, or its jobs were lost again and again.
+        """
+        self._groups, self._hear = groups, hear
+        self._run = uuid.uuid4().hex[:8]
+        self._memory: dict[int, int] = {}
+        branches = self.task.get_branch_tasks()
+        self._tasks = {branch: branches[branch] for group in groups for branch in group.branches}
+        (store_folder() / "jobs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.dashboard = self.task.create_job_dashboard() or NoJobDashboard()
+        self.job_file_factory = self.create_job_file_factory(dir=str(self.folder), mkdtemp=False, cleanup=False)
+        self._existing_branches: set[int] = set()
+        self._ready: set[int] = set()
+        self._script = self._write_script()
+        self._share_out()
+        close_at_end(self.take_back)
+        left = list(groups)
+        try:
+            while True:
+                self.poll()
+                for group in left:
+                    if self.running().intersection(group.branches):
+                        hear(Message(group.number, "started"))
+                for group in [group for group in left if self._made(group.branches)]:
+                    left.remove(group)
+                    yield group, None
+                jobs = self.job_data.jobs.values()
+                if not left and all(job["status"] == self.job_manager.FINISHED for job in jobs):
+                    return
+                time.sleep(self._profile.poll)
+        finally:
+            self.take_back()
+
+    def running(self) -> set[int]:
+        """Branches whose jobs run."""
+        jobs = self.job_data.jobs.values()
+        return {branch for job in jobs if job["status"] == self.job_manager.RUNNING for branch in job["branches"]}
+
+    def take_back(self) -> None:
+        """Cancel all jobs that have not finished, and remove what only they need; their logs stay."""
+        jobs = list(self.job_data.jobs.values())
+        self.job_data.update({"jobs": {}, "unsubmitted_jobs": {}})
+        known = [job for job in jobs if job["job_id"] not in (None, self.job_data.dummy_job_id)]
+        failed = [job["job_id"] for job in known if job["status"] == self.job_manager.FAILED]
+        others = [job["job_id"] for job in known if job["status"] != self.job_manager.FAILED]
+        # Before they are cancelled: one whose number is not known yet ends when it starts.
+        for path in [*self.folder.glob(f"{self._run}*"), *(Path(log) for job in jobs if (log := _log(job)))]:
+            for file in (path, path.with_suffix(".json"), mistake_file(path)):
+                if file.suffix != ".log":
+                    file.unlink(missing_ok=True)
+        self.job_manager.cancel_batch(failed, silent=True)  # some may be held, most are gone
+        errors = self.job_manager.cancel_batch(others)
+        if errors:
+            self._say(f"{self.task.title}: jobs could not be cancelled: {errors[0]}\n")
+        else:
+            Path(self._notes.abspath).unlink(missing_ok=True)
+
+    # What law asks
+
+    def describe(self, config: Any, number: int, branches: Sequence[int]) -> Any:
+        """Describe a job.
+
+        Args:
+            config: What law would make of it.
+            number: Which of this step's jobs it is.
+            branches: What it runs, but for what has been made by now.
+
+        Returns:
+            The description.
+        """
+        stem = f"{self._run}-{number}-{self.job_data.attempts.get(number, 0)}"
+        groups = self.folder / f"{stem}.json"
+        write_groups(groups, list(self._parts({b for b in branches if not self._made([b])})))
+        self._memory.setdefault(number, _megabytes(self._profile, "memory", DEFAULT_MEMORY))
+        config.file_name = f"{stem}.description"
+        config.input_files, config.executable = {}, None
+        config.postfix_output_files = False
+        self.complete_description(config, groups, self._memory[number])
+        return config
+
+    def complete_description(self, config: Any, groups: Path, memory: int) -> None:
+        """Add what a batch system wants to know.
+
+        Args:
+            config: law's description of the job.
+            groups: What the job runs.
+            memory: In MB.
+        """
+        raise NotImplementedError
+
+    def create_job_file(self, number: int, branches: Sequence[int]) -> dict[str, Any]:
+        """Write the description of a job, and note where its log will be."""
+        made: dict[str, Any] = super().create_job_file(number, branches)
+        made["log"] = str(Path(made["job"]).with_name(made["config"].file_name).with_suffix(".log"))
+        return made
+
+    def look(self) -> bool:
+        """Note what jobs have made, and judge those that have ended without; law asks before it counts.
+
+        Returns:
+            That law has to ask the branches of a finished job, too.
+
+        Raises:
+            UserError: A job should not run again.
+        """
+        for branch, task in self._tasks.items():
+            if branch not in self._ready and changed(task.record) and task.present():
+                task.mark_complete()
+                self._ready.add(branch)
+        for number, job in self.job_data.jobs.items():
+            if job["status"] not in (self.job_manager.FAILED, self.job_manager.RETRY):
+                continue
+            if self._made(job["branches"]):
+                job["status"] = self.job_manager.FINISHED
+            else:
+                self._judge(number, job)
+        return True
+
+    def _say(self, text: str) -> None:
+        self._hear(Message(self._groups[0].number, "said", text))
+
+    def tell(self, text: str) -> None:
+        """Show what law says."""
+        self._say(re.sub(r"\x1b\[[\d;]*m", "", text))
+
+    def _can_skip_job(self, number: int, branches: Sequence[int]) -> bool:
+        """Whether a job has nothing to do; one that runs is waited for."""
+        job = self.job_data.jobs.get(number, {"job_id": None})
+        return self._made(branches) and job["job_id"] in (None, self.job_data.dummy_job_id)
+
+    def _print_status_errors(self, failed: Mapping[int, Any]) -> None:
+        for job in failed.values():
+            self._say(f"{self._about(job)} was lost ({job['error'] or 'no reason known'}), and runs again\n")
+
+    def _submit_batch(self, jobs: Mapping[int, Sequence[int]], **kwargs: Any) -> Any:
+        found = super()._submit_batch(jobs, **kwargs)
+        for error in found[0]:
+            if isinstance(error, Exception):
+                where = f"See [cluster_{self._profile.name}] of law.cfg."
+                raise UserError(f"{self.task.task_family}: {str(error).strip()}. {where}")
+        return found
+
+    # What follows from that
+
+    def _share_out(self) -> None:
+        """Tell law which jobs there are: those that a killed run has left, and new ones for the rest."""
+        self._notes = self.get_cached_output()["jobs"]
+        kept = self._left_by_another()
+        taken = {branch for job in kept.values() for branch in job["branches"]}
+        rest = list(self._parts(self._tasks.keys() - taken))
+        slots = max(1, min(len(rest), self._profile.most - len(kept)))
+        first = 1 + max(kept, default=0)
+        new = {
+            first + slot: sorted(branch for group in rest[slot::slots] for branch in group.branches)
+            for slot in range(slots)
+            if rest
+        }
+        self.job_data.update({"jobs": kept, "unsubmitted_jobs": new, "attempts": {}})
+
+    def _left_by_another(self) -> dict[int, Any]:
+        """Jobs for the same branches that are in the queue: their head was killed, or is at work as this one is."""
+        try:
+            found = json.loads(Path(self._notes.abspath).read_text())["jobs"]
+            kept = {}
+            for number, job in found.items():
+                branches = [branch for branch in job["branches"] if branch in self._tasks]
+                known = job["job_id"] not in (None, self.job_data.dummy_job_id)
+                if branches and known and (log := _log(job)) and not mistake_file(Path(log)).exists():
+                    kept[int(number)] = {**job, "branches": branches}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        if kept:
+            ids = ", ".join(str(job["job_id"]) for job in kept.values())
+            self._say(f"{self.task.title}: an earlier run has submitted jobs {ids}\n")
+        return kept
+
+    def _parts(self, branches: set[int]) -> Iterator[Group]:
+        """The groups, as far as they are about some branches."""
+        for group in self._groups:
+            chosen = [i for i, branch in enumerate(group.branches) if branch in branches]
+            if chosen:
+                yield replace(
+                    group,
+                    branches=tuple(group.branches[i] for i in chosen),
+                    fingerprints=tuple(group.fingerprints[i] for i in chosen),
+                    stamps=tuple(group.stamps[i] for i in chosen),
+                    folders=tuple(group.folders[i] for i in chosen),
+                )
+
+    def _made(self, branches: Sequence[int]) -> bool:
+        return self._ready.issuperset(branches)
+
+    def _write_script(self) -> Path:
+        """What every job runs: its environment comes from here alone."""
+        path = self.folder / f"{self._run}.sh"
+        commands = bootstrap(self._profile, variables_of(self.task.plan.analysis.folder))
+        # In place of the shell, which would end at SIGTERM before a training has kept its networks.
+        run = 'exec python -m workflow.execution.job "$@"'
+        script = ["#!/bin/bash", "exec 2>&1", f"cd {shlex.quote(os.getcwd())} || exit 1", *commands, run]
+        atomic_write(path, "\n".join(script) + "\n")
+        path.chmod(0o700)
+        return path
+
+    def _judge(self, number: int, job: dict[str, Any]) -> None:
+        """Let a job run again that was lost, with more memory if it had too little.
+
+        Raises:
+            UserError: That would not help.
+        """
+        log = _log(job)
+        said = _tail(log)
+        mistake: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            mistake = json.loads(mistake_file(Path(log)).read_text()) if log else {}
+        section = f"[cluster_{self._profile.name}] of law.cfg"
+        # Some are still in the queue: held, or suspended.
+        self.job_manager.cancel(job["job_id"], silent=True)
+        if mistake.get("starved") or _STARVED.search(str(job["error"])) or _STARVED_LOG.search(said):
+            given = self._memory.get(number) or _megabytes(self._profile, "memory", DEFAULT_MEMORY)
+            most = _megabytes(self._profile, "most_memory", self._profile.memory or DEFAULT_MEMORY)
+            if given >= most:
+                raise UserError(
+                    f"{self._about(job)} ran out of its memory, {given} MB. Raise memory in {section}, or most_memory, "
+                    f"up to which such jobs ask for twice as much. What is complete stays. {_show(log, said)}"
+                )
+            self._memory[number] = min(2 * given, most)
+            job["error"] = f"out of memory, now with {self._memory[number]} MB"
+        elif mistake:
+            before = said.replace(f"error: {mistake['message']}", "").rstrip()
+            raise UserError(f"{mistake['message']}\n{self._about(job)} failed. {_show(log, before)}")
+        if self._job_retries[number] >= self.task.retries:
+            raise UserError(
+                f"{self._about(job)} is the last of {LOSSES} that were lost ({job['error'] or 'no reason known'}). If "
+                f"memory or walltime was short, raise them in {section}. What is complete stays. {_show(log, said)}"
+            )
+
+    def _about(self, job: Mapping[str, Any]) -> str:
+        numbers = ", ".join(str(branch) for branch in job["branches"])
+        return f"Job {job['job_id']} of {self.task.task_family} (branch {numbers})"
+
+
+@dataclass
+class _Jobs:
+    """The executor of one step: its jobs.
+
+    Attributes:
+        proxy: Who submits them.
+        slots: How many there are at most.
+    """
+
+    proxy: JobsProxy
+    slots: int
+
+    def workers(self) -> int:
+        jobs = self.proxy.job_data.jobs.values()
+        return sum(job["status"] == self.proxy.job_manager.RUNNING for job in jobs)
+
+    def submit(
+        self, groups: Sequence[Group], hear: Callable[[Message], None]
+    ) -> Iterator[tuple[Group, Failure | None]]:
+        return self.proxy.rounds(groups, hear)
+
+
+class JobsWorkflow:
+    """What jobs of both batch systems have in common; law's own settings have one value, or follow from the profile."""
+
+    retries = LOSSES - 1
+    no_poll = True  # which means: one round for each call of poll()
+    poll_fails = 30
+    tasks_per_job = 1
+    parallel_jobs = -1
+    submission_threads = 4
+    job_workers = 1
+    walltime = law.NO_FLOAT
+    shuffle_jobs = cancel_jobs = cleanup_jobs = ignore_submission = transfer_logs = clear_logs = False
+    workflow_proxy: Any
+
+    @property
+    def poll_interval(self) -> float:
+        """Minutes between two rounds, if the batch system does not answer."""
+        return self.workflow_proxy._profile.poll / 60
+
+    def job_folder(self) -> Any:
+        """Where law keeps its notes."""
+        return law.LocalDirectoryTarget(str(self.workflow_proxy.folder))
+
+    def describe_job(self, config: Any, number: int, branches: Sequence[int]) -> Any:
+        """Describe a job."""
+        return self.workflow_proxy.describe(config, number, branches)
+
+    def look_after_jobs(self) -> bool:
+        """Note what jobs have made, and judge those that have ended without."""
+        return self.workflow_proxy.look()
+
+    def publish_message(self, message: str, **kwargs: Any) -> None:
+        """Show what law says of jobs among the lines of progress."""
+        proxy = self.workflow_proxy if self.is_workflow() else None  # type: ignore[attr-defined]
+        if isinstance(proxy, JobsProxy):
+            proxy.tell(message)
+        else:
+            super().publish_message(message, **kwargs)  # type: ignore[misc]
+
+
+class SlurmManager(law.slurm.SlurmJobManager):
+    """law's conversation with Slurm, which also remembers in which state a job has failed."""
+
+    @classmethod
+    def parse_squeue_output(cls, out: str) -> dict[int, Any]:
+        """Read what squeue prints."""
+        found: dict[int, Any] = super().parse_squeue_output(out)
+        for line in out.splitlines():
+            if (match := cls.squeue_cre.match(line.strip())) and found[int(match[1])]["status"] == cls.FAILED:
+                found[int(match[1])]["error"] = match[2]
+        return found
+
+
+class SlurmProxy(JobsProxy, law.slurm.workflow.SlurmWorkflowProxy):
+    """Branches run in jobs of Slurm."""
+
+    def complete_description(self, config: Any, groups: Path, memory: int) -> None:
+        """Options of sbatch."""
+        chosen = self._profile
+        config.command = f"exec {shlex.quote(str(self._script))}"
+        config.arguments = f"{shlex.quote(str(groups))}{' --gpu' if chosen.gpus else ''}"
+        config.job_name, config.partition = f"eventfold-{self.task.task_family}", chosen.queue
+        config.stdout = config.stderr = groups.with_suffix(".log").name
+        options = {
+            "chdir": os.getcwd(),
+            "open-mode": "append",
+            "export": "NONE",
+            "cpus-per-task": "1",
+            "mem": f"{memory}M",
+            "account": chosen.account,
+            "time": chosen.walltime,
+            "gres": f"gpu:{chosen.gpus}" if chosen.gpus else "",
+        }
+        wanted = [*(f"--{name}={value}" for name, value in options.items() if value), *lines(chosen.directives)]
+        skipped = lines(chosen.skip)
+        config.custom_content = [f"#SBATCH {line}" for line in wanted if not any(text in line for text in skipped)]
+
+
+class SlurmJobs(JobsWorkflow, law.slurm.SlurmWorkflow):
+    """law's workflow type `slurm`."""
+
+    workflow_proxy_cls = SlurmProxy
+    exclude_index = True
+    slurm_partition = law.NO_STR
+    slurm_output_directory = JobsWorkflow.job_folder
+    slurm_job_config = JobsWorkflow.describe_job
+    slurm_check_job_completeness = JobsWorkflow.look_after_jobs
+
+    def slurm_job_manager_cls(self) -> type[SlurmManager]:
+        """Who speaks with Slurm."""
+        return SlurmManager
+
+
+class HTCondorProxy(JobsProxy, law.htcondor.workflow.HTCondorWorkflowProxy):
+    """Branches run in jobs of HTCondor."""
+
+    def complete_description(self, config: Any, groups: Path, memory: int) -> None:
+        """Lines of the submit description."""
+        chosen = self._profile
+        config.command, config.universe = str(self._script), "vanilla"
+        config.arguments = f"\"'{groups}'{' --gpu' if chosen.gpus else ''}\""
+        config.log = config.stdout = config.stderr = None
+        commands = {
+            "initialdir": os.getcwd(),
+            "output": str(groups.with_suffix(".log")),
+            "getenv": "False",
+            "batch_name": f"eventfold-{self.task.task_family}",
+            "request_cpus": "1",
+            "request_memory": f"{memory}MB",
+            "request_disk": f"{_megabytes(chosen, 'disk', '4GB')}MB",
+            "request_gpus": str(chosen.gpus or ""),
+        }
+        wanted = [*(f"{name} = {value}" for name, value in commands.items() if value), *lines(chosen.directives)]
+        skipped = lines(chosen.skip)
+        config.custom_content = [line for line in wanted if not any(text in line for text in skipped)]
+
+
+class HTCondorJobs(JobsWorkflow, law.htcondor.HTCondorWorkflow):
+    """law's workflow type `htcondor`."""
+
+    workflow_proxy_cls = HTCondorProxy
+    exclude_index = True
+    htcondor_pool = htcondor_scheduler = law.NO_STR
+    htcondor_output_directory = JobsWorkflow.job_folder
+    htcondor_job_config = JobsWorkflow.describe_job
+    htcondor_check_job_completeness = JobsWorkflow.look_after_jobs
+
+
+def _log(job: Mapping[str, Any]) -> str:
+    """Where the log of a job is."""
+    return str((job.get("extra") or {}).get("log") or "")
+
+
+def _tail(log: str) -> str:
+    """The last lines of a log."""
+    try:
+        return "\n".join(Path(log).read_text(errors="replace").splitlines()[-TAIL:])
+    except OSError:
+        return ""
+
+
+def _show(log: str, said: str) -> str:
+    if not said:
+        return f"Its log is {log}."
+    return f"Its log is {log}, and ends with:\n{said}"
+
+
+def _megabytes(chosen: Profile, key: str, default: str) -> int:
+    """Memory or disk of a profile in MB, rounded up.
+
+    Raises:
+        UserError: It is no size.
+    """
+    from dask.utils import parse_bytes
+
+    text = getattr(chosen, key) or default
+    try:
+        return math.ceil(parse_bytes(text) / 2**20)
+    except ValueError as error:
+        raise UserError(
+            f"law.cfg, [cluster_{chosen.name}]: {key} is {text!r}; expected a size, such as 4GB."
+        ) from error
