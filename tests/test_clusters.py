@@ -15,8 +15,9 @@ import pytest
 
 from analysis.errors import UserError
 from tests.toy import Law, ran
+from workflow.claims import Stamp
 from workflow.execution.clusters import Profile, bootstrap, lines, profile, start
-from workflow.execution.executor import Group
+from workflow.execution.executor import Group, Message
 from workflow.execution.job import mistake_file, read_groups, run, write_groups
 from workflow.tasks.train import TrainFolds
 
@@ -218,7 +219,7 @@ def test_a_job_is_described_by_its_profile(
     task = networks(kind)
     branches = (0, 2)
     fingerprints = tuple(task.as_branch(branch).fingerprint for branch in branches)
-    group = Group("TrainFolds", (("analysis", task.analysis),), branches, fingerprints, (None, (1, 2, 3)), gpu=True)
+    group = training_group(branches, fingerprints, (None, (1, 2, 3)), (("analysis", task.analysis),))
     found = []
 
     def refuse(description: str | list[str], **_: object) -> None:
@@ -237,12 +238,23 @@ def test_a_job_is_described_by_its_profile(
     assert list(proxy.folder.iterdir()) == []
 
 
+def training_group(
+    branches: tuple[int, ...],
+    fingerprints: tuple[str, ...],
+    stamps: tuple[Stamp, ...] = (None,),
+    parameters: tuple[tuple[str, str], ...] = (),
+) -> Group:
+    folders = tuple(f"/store/{branch}" for branch in branches)
+    module, family = TrainFolds.__module__, TrainFolds.__name__
+    return Group(0, module, family, parameters, branches, "toy", fingerprints, stamps, folders, True)
+
+
 def test_jobs_of_a_wrong_size_are_refused(section: dict[str, str], networks: Networks) -> None:
     section |= {"kind": "slurm", "memory": "much"}
     parsed(section)
     proxy = networks("slurm").workflow_proxy
     with pytest.raises(UserError, match=r"\[cluster_test\]: memory is 'much'; expected a size, such as 4GB"):
-        list(proxy.executor().submit([Group("TrainFolds", (), (0,), ("",), (None,), gpu=True)], lambda _: None))
+        list(proxy.executor().submit([training_group((0,), ("",))], lambda _: None))
 
 
 def test_a_job_that_is_lost_again_and_again_is_given_up(
@@ -253,7 +265,8 @@ def test_a_job_that_is_lost_again_and_again_is_given_up(
     task = networks("slurm")
     proxy = task.workflow_proxy
     manager = proxy.job_manager
-    submitted, cancelled, said = [], [], []
+    submitted, cancelled = [], []
+    said: list[Message] = []
 
     def submit(*_: object, **__: object) -> int:
         submitted.append(len(submitted) + 1)
@@ -265,14 +278,14 @@ def test_a_job_that_is_lost_again_and_again_is_given_up(
     monkeypatch.setattr(manager, "submit", submit)
     monkeypatch.setattr(manager, "query", query)
     monkeypatch.setattr(manager, "cancel", lambda ids, **_: cancelled.extend(law.util.make_list(ids)) or {5: None})
-    group = Group("TrainFolds", (), (0,), (task.as_branch(0).fingerprint,), (None,), gpu=True)
+    group = training_group((0,), (task.as_branch(0).fingerprint,))
     with pytest.raises(
         UserError, match=r"Job 5 of TrainFolds \(branch 0\) is the last of 5 that were lost \(NODE_FAIL\)"
     ):
         list(proxy.executor().submit([group], said.append))
     assert submitted == [1, 2, 3, 4, 5]
     assert set(cancelled) == {1, 2, 3, 4, 5}
-    assert "Job 4 of TrainFolds (branch 0) was lost (NODE_FAIL), and runs again\n" in said
+    assert "Job 4 of TrainFolds (branch 0) was lost (NODE_FAIL), and runs again\n" in [message.text for message in said]
 
 
 def test_a_job_says_why_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from workflow.execution import logs
 from workflow.execution.clusters import prove_gpu
@@ -58,9 +59,12 @@ def run(path: Path, *, gpu: bool) -> int:
     if not path.exists():
         print(f"{path} is gone: the run that submitted this job has ended.", file=sys.stderr)  # noqa: T201
         return 0
-    if gpu:
-        prove_gpu(path.stem)
     with os.fdopen(os.dup(2), "w", buffering=1) as log:  # of the job: what branches print has a file of its own
+        try:
+            if gpu:
+                prove_gpu(path.stem)
+        except RuntimeError as error:
+            return _failed(path, log, str(error))
 
         def tell(message: Message) -> None:
             if message.kind == "said":
@@ -69,11 +73,15 @@ def run(path: Path, *, gpu: bool) -> int:
         for group in read_groups(path):
             failure = run_group(group, tell)
             if failure is not None:
-                log.write("\n".join([*logs.tail(group.log), f"error: {failure.message}"]) + "\n")
-                starved = failure.message.startswith(MemoryError.__name__)
-                atomic_write(mistake_file(path), json.dumps({"message": failure.message, "starved": starved}))
-                return 1
+                return _failed(path, log, failure.message, logs.tail(group.log))
     return 0
+
+
+def _failed(path: Path, log: TextIO, message: str, last: Sequence[str] = ()) -> int:
+    log.write("\n".join([*last, f"error: {message}"]) + "\n")
+    starved = message.startswith(MemoryError.__name__)
+    atomic_write(mistake_file(path), json.dumps({"message": message, "starved": starved}))
+    return 1
 
 
 if __name__ == "__main__":
