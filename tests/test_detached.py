@@ -32,7 +32,7 @@ def _wait():
 
 @pytest.fixture
 def held(law: Law) -> Iterator[Law]:
-    """The toy analysis with a feature that waits until the file `go` is there; what runs detached ends with the test."""
+    """The toy analysis with a feature that waits for the file `go`; what runs detached ends with the test."""
     physics = law.home / "toy" / "physics.py"
     replace(physics, "    return _scale", "    _wait()\n    return _scale")
     physics.write_text(WAITING.format(path=f"{law.home}/") + physics.read_text())

@@ -94,6 +94,8 @@ def reattach(task: Any) -> None:
     run = _read(note)
     if run is None:
         return
+    if run.code is None and not run.here:
+        _say(f"{name} was run detached on another machine ({run.place}): looking for its signs of life ...")
     if run.alive:
         if not run.here:
             raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 from analysis.config import EXAMPLES, Analysis, DataSet, data_folder, load_analysis
 from analysis.errors import UserError
 from analysis.sources import FileRecord
+from workflow.execution.shipping import is_copy
 from workflow.store import atomic_write, read_json, store_folder
 from workflow.tracing import defined_names, user_function, user_label
 
@@ -188,6 +189,8 @@ def open_plan(analysis: str, overrides: tuple[str, ...]) -> Plan:
 
 def _claim_name(name: str, folder: Path) -> None:
     """Names are addresses of results: two folders with one name are an error."""
+    if is_copy(folder):  # its original has claimed the name
+        return
     register = store_folder() / "names" / f"{name}.json"
     mine = f"examples/{folder.name}" if folder.parent == EXAMPLES else str(folder)
     if register.exists():

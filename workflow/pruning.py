@@ -21,13 +21,14 @@ from typing import Any
 
 from analysis.config import EXAMPLES
 from analysis.errors import UserError
-from workflow.detached import forget
+from workflow import detached
+from workflow.execution import shipping
 from workflow.lineage import walk
 from workflow.plan import forget_files
 from workflow.provenance import read_record, user, utc
 from workflow.store import LEFT_OVER, STAGE, atomic_write, read_json, results_folder, store_folder
 
-HOUSEKEEPING = ("adopted", "code", "names", "published", "runs")
+HOUSEKEEPING = ("adopted", "clusters", "code", "names", "published", "runs")
 """Folders of the store that hold no outputs."""
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 
@@ -314,7 +315,8 @@ def _tidy() -> None:
         if path.stem not in named:
             path.unlink(missing_ok=True)
     forget_files()
-    forget()
+    detached.forget()
+    shipping.forget()
     beside = {link.parent for link in published()}
     for path in (store / "published").glob("*.json"):
         link = Path(_read_register(path, "link"))

@@ -11,6 +11,7 @@ import law
 from analysis.errors import UserError
 from workflow.execution.clusters import Profile, profile, start
 from workflow.execution.executor import Group, GroupProxy, close_at_end
+from workflow.execution.shipping import Shipped, ship
 from workflow.store import store_folder
 
 DEATHS = 5
@@ -28,7 +29,8 @@ class DaskProxy(GroupProxy):
         if self.task.wants_gpu and chosen.gpu_cluster:
             chosen = profile(chosen.gpu_cluster)
         text = (self.task.plan.analysis.folder / "analysis.yaml").read_text()
-        return dask_executor(chosen, tuple(sorted(set(re.findall(r"\$\{?(\w+)", text)))))
+        shipped = ship(self.task.plan.analysis.folder) if chosen.ship_code else None
+        return dask_executor(chosen, tuple(sorted(set(re.findall(r"\$\{?(\w+)", text)))), shipped)
 
 
 class DaskWorkflow(law.BaseWorkflow):
@@ -39,9 +41,9 @@ class DaskWorkflow(law.BaseWorkflow):
 
 
 @cache
-def dask_executor(chosen: Profile, variables: tuple[str, ...]) -> DaskExecutor:
+def dask_executor(chosen: Profile, variables: tuple[str, ...], shipped: Shipped | None) -> DaskExecutor:
     """The cluster of a profile, started when it is first needed and ended with this process."""
-    executor = DaskExecutor(chosen, variables)
+    executor = DaskExecutor(chosen, variables, shipped)
     close_at_end(executor.close)
     return executor
 
@@ -49,17 +51,18 @@ def dask_executor(chosen: Profile, variables: tuple[str, ...]) -> DaskExecutor:
 class DaskExecutor:
     """Runs groups on the workers of a dask cluster."""
 
-    def __init__(self, chosen: Profile, variables: Sequence[str]) -> None:
+    def __init__(self, chosen: Profile, variables: Sequence[str], shipped: Shipped | None) -> None:
         import dask
         from distributed import Client
 
         dask.config.set({"distributed.scheduler.allowed-failures": DEATHS})
         self.slots, self._profile = chosen.most, chosen
+        self._travelling = shipped.moved if shipped else lambda group: group
         self._cluster = None
         if chosen.kind == "scheduler":
             self._client = Client(chosen.address or None, scheduler_file=chosen.scheduler_file or None)
         else:
-            self._cluster = start(chosen, store_folder() / "clusters" / chosen.name, variables)
+            self._cluster = start(chosen, store_folder() / "clusters" / chosen.name, variables, shipped)
             self._client = Client(self._cluster, security=self._cluster.security)
         if chosen.gpus:
             from workflow.execution.workers import ProvenGpu
@@ -83,7 +86,10 @@ class DaskExecutor:
         # Not pure: a branch whose output was removed runs again under the same arguments.
         futures = {
             self._client.submit(
-                run, group, pure=False, resources={"GPU": 1} if group.gpu and self._profile.gpus else None
+                run,
+                self._travelling(group),
+                pure=False,
+                resources={"GPU": 1} if group.gpu and self._profile.gpus else None,
             ): group
             for group in groups
         }
