@@ -59,6 +59,8 @@ def test_a_profile_is_read(section: dict[str, str]) -> None:
     found = parsed(section)
     assert (found.kind, found.queue, found.most, found.gpus, found.memory) == ("slurm", "gpu", 3, 1, "")
     assert lines(found.directives) == ["--a=1", "--b"]
+    assert not found.ship_code
+    assert parsed(section | {"ship_code": "true"}).ship_code
 
 
 @pytest.mark.parametrize("name", ["local", "slurm", "slurm_gpu", "htcondor"])
@@ -73,6 +75,8 @@ def test_profiles_that_ship(name: str) -> None:
         ({"workers": "many"}, r"workers is 'many'; expected a whole number"),
         ({"kind": "pbs"}, r"kind is 'pbs'; expected one of local, slurm, htcondor, scheduler"),
         ({"kind": "scheduler"}, r"needs address or scheduler_file"),
+        ({"kind": "slurm", "ship_code": "maybe"}, r"ship_code is 'maybe'; expected true or false"),
+        ({"ship_code": "true"}, r"ship_code is for kind slurm or htcondor, not local"),
     ],
 )
 def test_a_wrong_profile_is_refused(section: dict[str, str], keys: dict[str, str], message: str) -> None:

@@ -29,7 +29,9 @@ from workflow import claims, lineage
 from workflow.adoption import adopt, adopted, resolve
 from workflow.building import BuiltOnce
 from workflow.costs import Cost, Meter
+from workflow.detached import detach, reattach
 from workflow.execution.batch import HTCondorJobs, SlurmJobs
+from workflow.execution.clusters import profile
 from workflow.execution.dask import DaskWorkflow
 from workflow.execution.executor import say
 from workflow.execution.local import LocalWorkflow
@@ -152,7 +154,14 @@ class Task(BuiltOnce, Generic[S]):
         description="do what --adopt only lists otherwise; default: False",
     )
 
-    interactive_params = [*law.Task.interactive_params, "why", "print_provenance", "adopt"]
+    detach = luigi.BoolParameter(
+        default=False,
+        significant=False,
+        description="run in the background, also after logging out; the same command without it reattaches; default: "
+        "False",
+    )
+
+    interactive_params = [*law.Task.interactive_params, "why", "print_provenance", "adopt", "detach"]
     exclude_index = True
     libraries: tuple[str, ...] = ()
 
@@ -332,6 +341,12 @@ class Task(BuiltOnce, Generic[S]):
         self.want_requirements()
         return False
 
+    def deps(self) -> Any:
+        """What luigi schedules before this; it asks the step that was asked for first, once it is not complete."""
+        if self == law.parser.root_task():
+            reattach(self)
+        return super().deps()
+
     def standing(self) -> bool:
         """Whether the outputs, and all that they stand on, were there or released when this run first asked."""
         if lineage.is_workflow(self):
@@ -493,6 +508,19 @@ class Task(BuiltOnce, Generic[S]):
     def _adopt(self, why: str) -> None:
         """Adopt outputs of earlier code: law calls this for `--adopt`."""
         sys.stdout.write("\n".join(adopt(self, why, declare=self.yes)) + "\n")
+
+    def _detach(self, _asked: bool) -> bool:
+        """Start a detached run: law calls this for `--detach`, and goes on where there is nothing to run.
+
+        What is wrong with the command, the configuration or `physics.py` shows here rather than in a log.
+        """
+        if self.workflow != "local":
+            profile(self.cluster)
+        self.plan.analysis.physics  # noqa: B018
+        if self.complete():
+            return True
+        detach(self)
+        return False
 
     def reasons(self) -> list[str]:
         """Why this step would run, apart from what it stands on."""

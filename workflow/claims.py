@@ -77,31 +77,39 @@ def claim(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 @cache
 def announce() -> None:
     """Let `Prune` know that a run is at work in the store, until this process ends."""
-    folder = _runs()
-    folder.mkdir(parents=True, exist_ok=True)
-    lease = _lease(folder / f"{socket.gethostname()}-{os.getpid()}.lease")
+    path = _announcement(socket.gethostname(), os.getpid())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lease = _lease(path)
     lease.acquire()
     atexit.register(lease.release)
 
 
 def at_work() -> list[str]:
     """Runs that are at work in the store, as host and process; what runs that were killed have left is removed."""
+    return [path.stem for path in sorted(_runs().glob("*.lease")) if _held(path)]
+
+
+def is_at_work(host: str, pid: int) -> bool:
+    """Whether a run is at work in the store."""
+    path = _announcement(host, pid)
+    return path.exists() and _held(path)
+
+
+def _held(path: Path) -> bool:
+    """Whether the run lives that has announced itself by a lease file; if not, the file is removed."""
     from filelock import Timeout
 
-    found = []
-    for path in sorted(_runs().glob("*.lease")):
-        lease = _lease(path)
-        here = path.stem.rpartition("-")[0] == socket.gethostname()
-        try:
-            # A run on another machine shows no more than its heartbeat.
-            lease.acquire(timeout=0 if here else 1.5 * LEASE)
-        except Timeout:
-            found.append(path.stem)
-        else:
-            lease.release()
-            with suppress(FileNotFoundError):
-                path.unlink()
-    return found
+    lease = _lease(path)
+    here = path.stem.rpartition("-")[0] == socket.gethostname()
+    try:
+        # A run on another machine shows no more than its heartbeat.
+        lease.acquire(timeout=0 if here else 1.5 * LEASE)
+    except Timeout:
+        return True
+    lease.release()
+    with suppress(FileNotFoundError):
+        path.unlink()
+    return False
 
 
 def _lease(path: Path) -> SoftFileLease:
@@ -113,6 +121,10 @@ def _lease(path: Path) -> SoftFileLease:
         if lease.pid is None and time.time() - path.stat().st_mtime > LEASE:
             path.unlink()
     return lease
+
+
+def _announcement(host: str, pid: int) -> Path:
+    return _runs() / f"{host}-{pid}.lease"
 
 
 def _runs() -> Path:

@@ -17,6 +17,7 @@ from analysis.config import EXAMPLES, Analysis, DataSet, GeneratedSum, data_fold
 from analysis.errors import UserError
 from analysis.sources import FileRecord
 from workflow.execution.executor import say
+from workflow.execution.shipping import is_copy
 from workflow.identity import canonical
 from workflow.store import atomic_write, read_json, store_folder
 from workflow.tracing import defined_names, user_function, user_label
@@ -261,6 +262,8 @@ def open_plan(analysis: str, overrides: tuple[str, ...]) -> Plan:
 
 def _claim_name(name: str, folder: Path) -> None:
     """Names are addresses of results: two folders with one name are an error."""
+    if is_copy(folder):  # its original has claimed the name
+        return
     register = store_folder() / "names" / f"{name}.json"
     mine = f"examples/{folder.name}" if folder.parent == EXAMPLES else str(folder)
     if register.exists():

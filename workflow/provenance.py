@@ -25,6 +25,9 @@ LIBRARIES = ("awkward", "coffea", "law", "luigi", "numpy", "onnxruntime", "pyarr
 
 ROOMS = ("analysis", "models", "workflow")
 
+SUBMITTED = "submitted.json"
+"""File of a copy of the project that says what `source_version` said of the tree it was made from."""
+
 KEYS = frozenset({"code", "files", "fingerprint", "label", "parts", "record", "started", "step", "subject", "title"})
 """What a record has to say to be of use; those of earlier versions say less."""
 PARTS = frozenset({"code", "format", "functions", "labels", "libraries", "outside", "settings"})
@@ -95,11 +98,13 @@ def source_version() -> dict[str, Any]:
         `commit`; `dirty`, whether tracked files or new ones of the project's packages differ; and `diff`, by which name
         the difference stands in the store (`code/<diff>.diff`). None where there is no git or no repository.
     """
-    commit = _git("rev-parse", "HEAD")
+    if (ROOT / SUBMITTED).exists():
+        return dict(json.loads((ROOT / SUBMITTED).read_text()))
+    commit = git("rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "dirty": None, "diff": None}
-    difference = _git("diff", "HEAD", "--no-color") or ""
-    for name in (_git("ls-files", "--others", "--exclude-standard", *ROOMS) or "").splitlines():
+    difference = git("diff", "HEAD", "--no-color") or ""
+    for name in (git("ls-files", "--others", "--exclude-standard", *ROOMS) or "").splitlines():
         difference += f"\nnew file: {name}\n{(ROOT / name).read_text(errors='replace')}"
     if not difference:
         return {"commit": commit.strip(), "dirty": False, "diff": None}
@@ -110,7 +115,8 @@ def source_version() -> dict[str, Any]:
     return {"commit": commit.strip(), "dirty": True, "diff": name}
 
 
-def _git(*arguments: str) -> str | None:
+def git(*arguments: str) -> str | None:
+    """What git says of the project; None where there is no git or no repository."""
     try:
         done = subprocess.run(
             ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, errors="replace", check=False

@@ -21,6 +21,8 @@ from typing import Any
 
 from analysis.config import EXAMPLES
 from analysis.errors import UserError
+from workflow import detached
+from workflow.execution import shipping
 from workflow.lineage import walk
 from workflow.plan import forget_files
 from workflow.provenance import read_record, user, utc
@@ -313,6 +315,8 @@ def _tidy() -> None:
         if path.stem not in named:
             path.unlink(missing_ok=True)
     forget_files()
+    detached.forget()
+    shipping.forget()
     beside = {link.parent for link in published()}
     for path in (store / "published").glob("*.json"):
         link = Path(_read_register(path, "link"))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.batch.slurm import Slurm
-from tests.toy import Law, linked_environment, ran
+from tests.toy import ROOT, Law, linked_environment, ran, replace
+from workflow.identity import fingerprint
 
 pytestmark = pytest.mark.batch
 CLUSTER = ("--workflow", "dask", "--cluster", "slurm_gpu")
@@ -21,6 +25,24 @@ def batch(slurm: Slurm, law: Law, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert slurm.configuration.exists()
     monkeypatch.setenv("EVENTFOLD_VENV", str(linked_environment(tmp_path / "venv")))
     return Law(law.home, Path("batch"))
+
+
+@pytest.fixture
+def shipping(batch: Law, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Law:
+    """The same, started in a repository of its own with uncommitted changes; a feature notes whose code runs where."""
+    project = tmp_path / "tree"
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).splitlines()
+    for name in listed:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, project / name)
+    identity = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org")
+    for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "all")):
+        subprocess.run(["git", *identity, *command], cwd=project, check=True)
+    replace(project / "law.cfg", "interface: lo\n", "interface: lo\nship_code: true\n")
+    replace(project / "analysis" / "weights.py", '"""', '"""An uncommitted change. """\n"""') if False else None
+    for name, value in (("LAW_CONFIG_FILE", "law.cfg"), ("LUIGI_CONFIG_PATH", "law.cfg"), ("LAW_INDEX_FILE", "index")):
+        monkeypatch.setenv(name, str(project / value))
+    return batch
 
 
 def jobs(slurm: Slurm) -> str:
@@ -62,3 +84,72 @@ def test_a_fold_whose_job_is_cancelled_goes_on_elsewhere(batch: Law, law: Law, s
     found = {path.parent.name: path.read_bytes() for path in batch.store.glob("TrainFolds/*/*/network.safetensors")}
     assert len(found) == 3
     assert found.items() <= networks.items()
+
+
+TRAVELLER = """
+    with open({path!r}, "a") as trace:
+        print(__file__, *(m.__file__ for n, m in sys.modules.items() if n.startswith(ROOMS)), file=trace)
+    return SHIFT + _scale"""
+
+
+@pytest.fixture
+def tree(law: Law, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of the project with an uncommitted module, which a feature reads that says whose code runs."""
+    assert slurm.configuration.exists()
+    project = tmp_path / "tree"
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+    for name in listed.splitlines():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, project / name)
+    author = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org")
+    for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "all")):
+        subprocess.run(["git", *author, *command], cwd=project, check=True)
+    replace(project / "law.cfg", "interface: lo\n", "interface: lo\nship_code: true\n")
+    (project / "analysis" / "shift.py").write_text("SHIFT = 5.0\n")
+    physics = law.home / "toy" / "physics.py"
+    replace(physics, "\n    return _scale", TRAVELLER.format(path=str(law.home / "trace.txt")))
+    rooms = "import sys\nfrom analysis.shift import SHIFT\nROOMS = ('analysis.', 'models.', 'workflow.')\n"
+    physics.write_text(rooms + physics.read_text())
+    # Jobs start in the folder of the command: what lies there is not the project.
+    (law.home / "workflow").mkdir()
+    (law.home / "workflow" / "__init__.py").write_text("raise ImportError('not from here')\n")
+    for variable in ("LAW_CONFIG_FILE", "LUIGI_CONFIG_PATH"):
+        monkeypatch.setenv(variable, str(project / "law.cfg"))
+    monkeypatch.delenv("EVENTFOLD_VENV", raising=False)
+    return project
+
+
+def test_code_that_nodes_do_not_see_travels(tree: Path, law: Law) -> None:
+    """The environment too: it is made in the store, here put there beforehand."""
+    here = Law(law.home, Path("here"), tree)
+    here("Report", "--analysis", law.analysis)
+    trace = law.home / "trace.txt"
+    found = set(trace.read_text().split())
+    assert {f"{law.analysis}/physics.py", f"{tree}/workflow/base.py", f"{tree}/analysis/shift.py"} <= found
+    trace.unlink()
+
+    there = Law(law.home, Path("there"), tree)
+    packages = (tree / "requirements.lock").read_text(), ""
+    environments = there.store / "clusters" / "environments"
+    environments.mkdir(parents=True)
+    linked_environment(environments / fingerprint({"packages": packages}))
+    head = there.start("Report", "--analysis", law.analysis, *CLUSTER)
+    try:
+        out, said = head.communicate(timeout=240)
+    except subprocess.TimeoutExpired:  # jobs that can't import what they run are replaced for ever
+        head.terminate()
+        raise
+    assert head.returncode == 0, said
+    assert ran(subprocess.CompletedProcess([], 0, out, said))["TrainFolds"] == 3
+    (copy,) = (path for path in (there.store / "clusters" / "code").iterdir() if path.name[0] != ".")
+    found = set(trace.read_text().split())
+    assert {f"{copy}/analysis/toy/physics.py", f"{copy}/project/workflow/base.py"} <= found
+    assert [path for path in found if not path.startswith(f"{copy}/")] == []
+
+    ours, theirs, without = (place.results / "toy" / "summary.json" for place in (here, there, law))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert ours.read_bytes() != without.read_bytes()
+    records = [json.loads(path.read_text()) for path in there.store.glob("*/*/*/provenance*.json")]
+    assert len({json.dumps(record["code"]) for record in records}) == 1
+    assert records[0]["code"]["dirty"]
+    assert json.loads((there.store / "names" / "toy.json").read_text()) == {"folder": law.analysis}

@@ -38,6 +38,7 @@ from workflow.execution.clusters import (
 from workflow.execution.dask import LOSSES
 from workflow.execution.executor import Executor, Failure, Group, GroupProxy, Message, close_at_end
 from workflow.execution.job import mistake_file, write_groups
+from workflow.execution.shipping import ship
 from workflow.store import atomic_write, store_folder
 
 law.contrib.load("slurm", "htcondor")
@@ -69,6 +70,8 @@ class JobsProxy(GroupProxy):
             )
         require_submission(chosen)
         self._profile = chosen
+        self._shipped = ship(self.task.plan.analysis.folder) if chosen.ship_code else None
+        self._place = os.getcwd() if self._shipped is None else str(self._shipped.project)
         return _Jobs(self, chosen.most)
 
     @property
@@ -158,7 +161,8 @@ class JobsProxy(GroupProxy):
         """
         stem = f"{self._run}-{number}-{self.job_data.attempts.get(number, 0)}"
         groups = self.folder / f"{stem}.json"
-        write_groups(groups, list(self._parts({b for b in branches if not self._made([b])})))
+        parts = self._parts({b for b in branches if not self._made([b])})
+        write_groups(groups, [part if self._shipped is None else self._shipped.moved(part) for part in parts])
         self._memory.setdefault(number, _megabytes(self._profile, "memory", DEFAULT_MEMORY))
         config.file_name = f"{stem}.description"
         config.input_files, config.executable = {}, None
@@ -281,10 +285,10 @@ class JobsProxy(GroupProxy):
     def _write_script(self) -> Path:
         """What every job runs: its environment comes from here alone."""
         path = self.folder / f"{self._run}.sh"
-        commands = bootstrap(self._profile, variables_of(self.task.plan.analysis.folder))
+        commands = bootstrap(self._profile, variables_of(self.task.plan.analysis.folder), self._shipped)
         # In place of the shell, which would end at SIGTERM before a training has kept its networks.
         run = 'exec python -m workflow.execution.job "$@"'
-        script = ["#!/bin/bash", "exec 2>&1", f"cd {shlex.quote(os.getcwd())} || exit 1", *commands, run]
+        script = ["#!/bin/bash", "exec 2>&1", f"cd {shlex.quote(self._place)} || exit 1", *commands, run]
         atomic_write(path, "\n".join(script) + "\n")
         path.chmod(0o700)
         return path
@@ -413,7 +417,7 @@ class SlurmProxy(JobsProxy, law.slurm.workflow.SlurmWorkflowProxy):
         config.job_name, config.partition = f"eventfold-{self.task.task_family}", chosen.queue
         config.stdout = config.stderr = groups.with_suffix(".log").name
         options = {
-            "chdir": os.getcwd(),
+            "chdir": self._place,
             "open-mode": "append",
             "export": "NONE",
             "cpus-per-task": "1",
@@ -452,7 +456,7 @@ class HTCondorProxy(JobsProxy, law.htcondor.workflow.HTCondorWorkflowProxy):
         config.arguments = f"\"'{groups}'{' --gpu' if chosen.gpus else ''}\""
         config.log = config.stdout = config.stderr = None
         commands = {
-            "initialdir": os.getcwd(),
+            "initialdir": self._place,
             "output": str(groups.with_suffix(".log")),
             "getenv": "False",
             "batch_name": f"eventfold-{self.task.task_family}",

@@ -21,9 +21,12 @@ import law
 
 from analysis.errors import UserError, nearest
 from workflow import SINGLE_THREADED
+from workflow.identity import ROOT
 
 if TYPE_CHECKING:
     from distributed import Security
+
+    from workflow.execution.shipping import Shipped
 
 PREFIX = "cluster_"
 Kind = Literal["local", "slurm", "htcondor", "scheduler"]
@@ -62,6 +65,7 @@ class Profile:
         scheduler_file: Of a running scheduler.
         death_timeout: Seconds after which a worker without a scheduler ends.
         poll: Seconds between two questions of law's own workflows after their jobs.
+        ship_code: Whether jobs run a copy in the store of the submitting tree, which they can't see itself.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Profile:
     scheduler_file: str = ""
     death_timeout: int = 60
     poll: int = 10
+    ship_code: bool = False
 
     @property
     def most(self) -> int:
@@ -120,12 +125,16 @@ def profile(name: str) -> Profile:
         text = str(config.get_expanded(section, key, default="") or "").strip()
         if types[key] == "int" and not text.isdigit():
             raise UserError(f"law.cfg, [{section}]: {key} is {text!r}; expected a whole number.")
-        values[key] = int(text) if types[key] == "int" else text
+        if types[key] == "bool" and text not in ("true", "false"):
+            raise UserError(f"law.cfg, [{section}]: {key} is {text!r}; expected true or false.")
+        values[key] = int(text) if types[key] == "int" else text == "true" if types[key] == "bool" else text
     chosen = Profile(name, **values)
     if chosen.kind not in get_args(Kind):
         raise UserError(f"law.cfg, [{section}]: kind is {chosen.kind!r}; expected one of {', '.join(get_args(Kind))}.")
     if chosen.kind == "scheduler" and not (chosen.address or chosen.scheduler_file):
         raise UserError(f"law.cfg, [{section}]: a cluster of kind scheduler needs address or scheduler_file.")
+    if chosen.ship_code and chosen.kind not in ("slurm", "htcondor"):
+        raise UserError(f"law.cfg, [{section}]: ship_code is for kind slurm or htcondor, not {chosen.kind}.")
     return chosen
 
 
@@ -155,13 +164,14 @@ def with_more_memory(chosen: Profile) -> Profile | None:
     return replace(chosen, memory=f"{more // 10**6}MB", workers=workers)
 
 
-def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
+def start(chosen: Profile, folder: Path, variables: Sequence[str], shipped: Shipped | None = None) -> Any:
     """Start a dask cluster whose scheduler and workers speak TLS, with certificates of its own.
 
     Args:
         chosen: The profile; not of kind ``scheduler``.
         folder: Where the logs of jobs and the certificates of this run are kept; every worker must see it.
         variables: Names of variables of the environment that the analysis reads.
+        shipped: The copy of the code that jobs run; by default they run the tree itself.
 
     Raises:
         UserError: The batch system's programs are not there.
@@ -189,7 +199,7 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
             death_timeout=chosen.death_timeout,
             silence_logs=40,
         )
-    cluster: SpecCluster = _batch_cluster(chosen, folder, security, variables)
+    cluster: SpecCluster = _batch_cluster(chosen, folder, security, bootstrap(chosen, variables, shipped))
     # Jobs that are lost are replaced; those that have had nothing to do for a minute end.
     cluster.adapt(
         minimum_jobs=chosen.minimum, maximum_jobs=chosen.most, interval="1s", wait_count=60, target_duration="5s"
@@ -197,7 +207,7 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str]) -> Any:
     return cluster
 
 
-def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables: Sequence[str]) -> Any:
+def _batch_cluster(chosen: Profile, folder: Path, security: Security, prologue: Sequence[str]) -> Any:
     with _own_interrupt():
         from dask_jobqueue.htcondor import HTCondorCluster, HTCondorJob
         from dask_jobqueue.slurm import SLURMCluster
@@ -218,7 +228,7 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, variables:
         "python": "python",
         "shebang": "#!/bin/bash",
         "worker_extra_args": ["--no-dashboard", *(["--resources", f"GPU={chosen.gpus}"] if chosen.gpus else [])],
-        "job_script_prologue": bootstrap(chosen, variables),
+        "job_script_prologue": prologue,
         "job_directives_skip": lines(chosen.skip),
         "scheduler_options": {"dashboard_address": None, **({} if chosen.interface else {"host": socket.getfqdn()})},
         "silence_logs": "error",
@@ -270,10 +280,11 @@ def _own_interrupt() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def bootstrap(chosen: Profile, variables: Sequence[str]) -> list[str]:
+def bootstrap(chosen: Profile, variables: Sequence[str], shipped: Shipped | None = None) -> list[str]:
     """Shell commands that make the environment of a job: nothing but setup.sh, and the variables that are read."""
-    root = Path(__file__).resolve().parents[2]
-    passed = [f"export {name}={shlex.quote(os.environ[name])}" for name in (*PASSED, *variables) if name in os.environ]
+    root, own = (ROOT, {}) if shipped is None else (shipped.project, dict(shipped.variables))
+    values = {name: os.environ[name] for name in (*PASSED, *variables) if name in os.environ} | own
+    passed = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
     levels = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{level.upper()}": "False" for level in MEMORY_LEVELS}
     pinned = [f"export {name}={value}" for name, value in (SINGLE_THREADED | levels).items()]
     return [*lines(chosen.prologue), *passed, *pinned, f"source {shlex.quote(str(root / 'setup.sh'))} || exit 1"]

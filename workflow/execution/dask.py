@@ -15,6 +15,7 @@ from analysis.errors import UserError
 from workflow.claims import stamp
 from workflow.execution.clusters import Profile, profile_of, start, variables_of, with_more_memory
 from workflow.execution.executor import Failure, Group, GroupProxy, Message, close_at_end
+from workflow.execution.shipping import Shipped, ship
 from workflow.store import store_folder
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class DaskProxy(GroupProxy):
 
     def executor(self) -> DaskExecutor:
         """The cluster of this run; training may have one of its own."""
-        return dask_executor(profile_of(self.task), variables_of(self.task.plan.analysis.folder))
+        chosen, folder = profile_of(self.task), self.task.plan.analysis.folder
+        return dask_executor(chosen, variables_of(folder), ship(folder) if chosen.ship_code else None)
 
 
 class DaskWorkflow(law.BaseWorkflow):
@@ -42,9 +44,9 @@ class DaskWorkflow(law.BaseWorkflow):
 
 
 @cache
-def dask_executor(chosen: Profile, variables: tuple[str, ...]) -> DaskExecutor:
+def dask_executor(chosen: Profile, variables: tuple[str, ...], shipped: Shipped | None) -> DaskExecutor:
     """The cluster of a profile, started when it is first needed and ended with this process."""
-    executor = DaskExecutor(chosen, variables)
+    executor = DaskExecutor(chosen, variables, shipped)
     close_at_end(executor.close)
     return executor
 
@@ -52,7 +54,7 @@ def dask_executor(chosen: Profile, variables: tuple[str, ...]) -> DaskExecutor:
 class DaskExecutor:
     """Runs groups on the workers of a dask cluster."""
 
-    def __init__(self, chosen: Profile, variables: tuple[str, ...]) -> None:
+    def __init__(self, chosen: Profile, variables: tuple[str, ...], shipped: Shipped | None) -> None:
         import dask
         from distributed import Client
 
@@ -60,12 +62,13 @@ class DaskExecutor:
         # that none is lost with a worker which had not begun it.
         dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0})
         self.slots, self._profile, self._variables = chosen.most, chosen, variables
+        self._shipped = shipped
         self._cluster = None
         if chosen.kind == "scheduler":
             self._client = Client(chosen.address or None, scheduler_file=chosen.scheduler_file or None)
             self.slots = chosen.workers or len(self._client.scheduler_info()["workers"]) or 1
         else:
-            self._cluster = start(chosen, store_folder() / "clusters" / chosen.name, variables)
+            self._cluster = start(chosen, store_folder() / "clusters" / chosen.name, variables, shipped)
             self._client = Client(self._cluster, security=self._cluster.security)
         if chosen.gpus:
             from workflow.execution.workers import ProvenGpu
@@ -136,11 +139,13 @@ class DaskExecutor:
         more = with_more_memory(self._profile)
         if larger and more:
             hear(Message(larger[0].number, "said", f"{len(larger)} groups need more memory: {more.memory}\n"))
-            yield from dask_executor(more, self._variables).submit(larger, hear)
+            yield from dask_executor(more, self._variables, self._shipped).submit(larger, hear)
 
     def _send(self, group: Group) -> Future[Any]:
         from workflow.execution.workers import run
 
+        if self._shipped is not None:
+            group = self._shipped.moved(group)
         resources = {"GPU": 1} if group.gpu and self._profile.gpus else None
         # Not pure: a branch whose output was removed runs again under the same arguments.
         return self._client.submit(run, group, pure=False, resources=resources)
