@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,9 +131,10 @@ def test_jobs_run_the_copy(project: Path, here: Law) -> None:
     assert commands[-1] == f"source {found.project}/setup.sh || exit 1"
     assert f"export EVENTFOLD_STORE={here.store}" in commands
     assert "export PYTHONSAFEPATH=1" in commands
-    own = Group("Report", (("analysis", str(here.home / "toy")), ("set", "[]")), (0,), ("f",), (None,), False)
+    parameters = (("analysis", str(here.home / "toy")), ("set", "[]"))
+    own = Group(0, "workflow.tasks.report", "Report", parameters, (0,), "toy", ("f",), (None,), ("/store/f",), False)
     assert dict(found.moved(own).parameters) == {"analysis": str(found.analysis), "set": "[]"}
-    example = Group("Report", (("analysis", "hww"),), (0,), ("f",), (None,), False)
+    example = replace(own, parameters=(("analysis", "hww"),))
     assert found.moved(example) == example
 
 

@@ -27,24 +27,6 @@ def batch(slurm: Slurm, law: Law, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return Law(law.home, Path("batch"))
 
 
-@pytest.fixture
-def shipping(batch: Law, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Law:
-    """The same, started in a repository of its own with uncommitted changes; a feature notes whose code runs where."""
-    project = tmp_path / "tree"
-    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).splitlines()
-    for name in listed:
-        (project / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, project / name)
-    identity = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org")
-    for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "all")):
-        subprocess.run(["git", *identity, *command], cwd=project, check=True)
-    replace(project / "law.cfg", "interface: lo\n", "interface: lo\nship_code: true\n")
-    replace(project / "analysis" / "weights.py", '"""', '"""An uncommitted change. """\n"""') if False else None
-    for name, value in (("LAW_CONFIG_FILE", "law.cfg"), ("LUIGI_CONFIG_PATH", "law.cfg"), ("LAW_INDEX_FILE", "index")):
-        monkeypatch.setenv(name, str(project / value))
-    return batch
-
-
 def jobs(slurm: Slurm) -> str:
     """The jobs that wait or run."""
     return slurm("squeue", "--noheader", "--states=PENDING,RUNNING")
@@ -104,7 +86,7 @@ def tree(law: Law, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     author = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org")
     for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "all")):
         subprocess.run(["git", *author, *command], cwd=project, check=True)
-    replace(project / "law.cfg", "interface: lo\n", "interface: lo\nship_code: true\n")
+    replace(project / "law.cfg", "interface: lo\n", "interface: lo\nship_code: true\npoll: 1\n")
     (project / "analysis" / "shift.py").write_text("SHIFT = 5.0\n")
     physics = law.home / "toy" / "physics.py"
     replace(physics, "\n    return _scale", TRAVELLER.format(path=str(law.home / "trace.txt")))
@@ -119,7 +101,8 @@ def tree(law: Law, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return project
 
 
-def test_code_that_nodes_do_not_see_travels(tree: Path, law: Law) -> None:
+@pytest.mark.parametrize("workflow", ["dask", "slurm"])
+def test_code_that_nodes_do_not_see_travels(tree: Path, law: Law, workflow: str) -> None:
     """The environment too: it is made in the store, here put there beforehand."""
     here = Law(law.home, Path("here"), tree)
     here("Report", "--analysis", law.analysis)
@@ -133,7 +116,7 @@ def test_code_that_nodes_do_not_see_travels(tree: Path, law: Law) -> None:
     environments = there.store / "clusters" / "environments"
     environments.mkdir(parents=True)
     linked_environment(environments / fingerprint({"packages": packages}))
-    head = there.start("Report", "--analysis", law.analysis, *CLUSTER)
+    head = there.start("Report", "--analysis", law.analysis, "--workflow", workflow, "--cluster", "slurm_gpu")
     try:
         out, said = head.communicate(timeout=240)
     except subprocess.TimeoutExpired:  # jobs that can't import what they run are replaced for ever
