@@ -31,6 +31,7 @@ import uproot
 
 from tests.toy import Law, toy
 from workflow.costs import Cost
+from workflow.execution import logs
 
 OUTPUTS = ("*/*/*/*",)
 """Where the store has outputs, <Step>/<label>/<fingerprint>/<name>: files, links and folders."""
@@ -228,8 +229,8 @@ def next_step(store: Path, reference: Reference) -> str:
 
 
 def entries(store: Path, patterns: tuple[str, ...]) -> list[str]:
-    """What is in a store under its final names, which don't begin with a dot, relative to the store."""
-    found = (path.relative_to(store) for pattern in patterns for path in store.glob(pattern))
+    """What is in a store under its final names, which don't begin with a dot, relative to the store; no logs."""
+    found = (path.relative_to(store) for pattern in patterns for path in store.glob(pattern) if path.name != logs.NAME)
     return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
 
 

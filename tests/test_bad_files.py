@@ -376,7 +376,7 @@ def test_skipping_a_file_is_never_to_have_listed_it(tmp_path: Path) -> None:
     stopped = stopping("Report", "--analysis", law.analysis, ok=False)
     assert stopped.returncode != 0
     assert "Traceback" not in stopped.stderr
-    assert f"error: {third} is damaged in field 'x'" in stopped.stderr
+    assert f": {third} is damaged in field 'x'" in stopped.stderr
     assert "set data.on_bad_file to skip" in stopped.stderr
 
     replace(configuration, "  format: flat\n", "  format: flat\n  on_bad_file: skip\n")

@@ -30,6 +30,7 @@ READERS: dict[str, set[str]] = {
     "data.format": READS,
     "data.tree": {LIST, *READS},
     "data.folder": set(),
+    "data.on_bad_file": set(),
     "data.chunk": READS,
     "data.generated*": {LIST},
     "data.sentinels": READS,
@@ -71,6 +72,7 @@ READERS: dict[str, set[str]] = {
 
 # A valid other value, where adding one or a letter gives none.
 VALUES: dict[str, Any] = {
+    "data.on_bad_file": "skip",
     "data.format": "flat",
     "data.sentinels": {"Jet_pt": -1.0},
     "data.chunk": 1000,
