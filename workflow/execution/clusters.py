@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PREFIX = "cluster_"
 Kind = Literal["local", "slurm", "htcondor", "scheduler"]
+LOOPBACK = "127.0.0.1:0"
+"""Where schedulers and workers serve pages, at any free port: without a dashboard too, and without TLS."""
 DEVICES = Path("/dev")
 DEFAULT_MEMORY = "2GB"
 """Of a worker of a batch system."""
@@ -192,7 +194,7 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str], shipped: Ship
             protocol="tls://",
             host="127.0.0.1",
             security=security,
-            dashboard_address=None,
+            dashboard_address=LOOPBACK,
             memory_limit=chosen.memory or "auto",
             resources={"GPU": 1} if chosen.gpus else None,
             local_directory=chosen.scratch or str(folder),
@@ -227,10 +229,18 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, prologue: 
         "job_name": "eventfold",
         "python": "python",
         "shebang": "#!/bin/bash",
-        "worker_extra_args": ["--no-dashboard", *(["--resources", f"GPU={chosen.gpus}"] if chosen.gpus else [])],
+        "worker_extra_args": [
+            "--no-dashboard",
+            "--dashboard-address",
+            LOOPBACK,
+            *(["--resources", f"GPU={chosen.gpus}"] if chosen.gpus else []),
+        ],
         "job_script_prologue": prologue,
         "job_directives_skip": lines(chosen.skip),
-        "scheduler_options": {"dashboard_address": None, **({} if chosen.interface else {"host": socket.getfqdn()})},
+        "scheduler_options": {
+            "dashboard_address": LOOPBACK,
+            **({} if chosen.interface else {"host": socket.getfqdn()}),
+        },
         "silence_logs": "error",
     }
     if chosen.kind == "slurm":

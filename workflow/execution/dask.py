@@ -114,6 +114,8 @@ class DaskExecutor:
                 group = futures[future]
                 try:
                     failure = future.result()
+                    # Else dask would run it again, should the worker be lost that still holds what it returned.
+                    future.release()
                 except KilledWorker as error:
                     full, given_up = group.number in short, losses.count(group)
                     if (full or given_up) and with_more_memory(self._profile):
