@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import re
 import shlex
@@ -194,6 +195,8 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str], shipped: Ship
     from distributed.deploy.spec import SpecCluster
 
     dask.config.set(WORKERS)
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed.scheduler").setLevel(logging.CRITICAL)  # of lost workers the head tells
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     security = Security.temporary()
     with dask.config.set({} if chosen.dashboard else {"distributed.scheduler.http.routes": []}):
