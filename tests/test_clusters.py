@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import re
 import shutil
 import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -22,14 +25,14 @@ import psutil
 import pytest
 
 from analysis.errors import UserError
-from tests.toy import Law, ran
+from tests.toy import ROOT, Law, ran
 from workflow.claims import Stamp
-from workflow.execution.clusters import Kind, Profile, bootstrap, lines, profile, start
+from workflow.execution.clusters import Kind, Profile, bootstrap, lines, names, profile, profile_of, start
 from workflow.execution.executor import Group, Message
 from workflow.execution.job import mistake_file, read_groups, run, write_groups
 from workflow.tasks.train import TrainFolds
 
-Networks = Callable[[str], TrainFolds]
+Networks = Callable[..., TrainFolds]
 
 
 @pytest.fixture
@@ -48,8 +51,8 @@ def networks(here: Law, monkeypatch: pytest.MonkeyPatch) -> Networks:
     monkeypatch.setattr(shutil, "which", str)
     monkeypatch.setattr("law.task.proxy.global_cmdline_args", lambda **_: {})  # there is no command line
 
-    def make(kind: str) -> TrainFolds:
-        task = TrainFolds(analysis=here.analysis, workflow=kind, cluster="test", set=("seed=9",))
+    def make(kind: str, cluster: str = "test") -> TrainFolds:
+        task = TrainFolds(analysis=here.analysis, workflow=kind, cluster=cluster, set=("seed=9",))
         task.scheduler_messages = None  # nor a worker of luigi's
         return task
 
@@ -69,11 +72,6 @@ def test_a_profile_is_read(section: dict[str, str]) -> None:
     assert lines(found.directives) == ["--a=1", "--b"]
     assert not found.ship_code
     assert parsed(section | {"ship_code": "true"}).ship_code
-
-
-@pytest.mark.parametrize("name", ["local", "slurm", "slurm_gpu", "htcondor"])
-def test_profiles_that_ship(name: str) -> None:
-    assert profile(name).name == name
 
 
 @pytest.mark.parametrize(
@@ -210,6 +208,29 @@ async def greeted(comm: object) -> None:
     await comm  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(("kind", "program"), [("slurm", "sbatch"), ("htcondor", "condor_submit")])
+def test_a_run_whose_jobs_are_refused_ends_with_the_reason(
+    law: Law, kind: str, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = law.home / "bin"
+    programs.mkdir()
+    (programs / program).write_text(f"#!/bin/sh\necho '{program}: error: no such queue' >&2\nexit 1\n")
+    (programs / program).chmod(0o755)
+    settings = law.home / "law.cfg"
+    settings.write_text(f"{(ROOT / 'law.cfg').read_text()}\n[cluster_test]\nkind: {kind}\nworkers: 2\ninterface: lo\n")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for variable in ("LAW_CONFIG_FILE", "LUIGI_CONFIG_PATH"):
+        monkeypatch.setenv(variable, str(settings))
+    asked = ("TrainFolds", "--analysis", law.analysis, "--set", "seed=9", "--workflow", "dask", "--cluster", "test")
+    done = law(*asked, ok=False)
+    expected = (
+        f"error: --cluster test: the batch system refuses jobs: {program}: error: no such queue\nCorrect [cluster_"
+    )
+    assert done.stderr.count("error: ") == 2  # its own words hold one
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_steps_run_on_the_workers_of_a_cluster(law: Law) -> None:
     """Training too, which the toy analysis has not done with this seed."""
     command = ("Report", "--analysis", law.analysis, "--dashboard", "--set", "seed=9")
@@ -274,22 +295,129 @@ def test_a_job_is_described_by_its_profile(
     branches = (0, 2)
     fingerprints = tuple(task.as_branch(branch).fingerprint for branch in branches)
     group = training_group(branches, fingerprints, (None, (1, 2, 3)), (("analysis", task.analysis),))
-    found = []
+    found = refused(task, group, monkeypatch)
+    text = re.sub("/[0-9a-f]{8}(?=[-.])", "/RUN", found.description.replace(str(task.workflow_proxy.folder), "JOBS"))
+    assert text.replace(str(Path.cwd()), "HERE") == expected
+    assert found.groups == [group]
+    assert found.message == "TrainFolds: no such queue. See [cluster_test] of law.cfg."
+    assert list(task.workflow_proxy.folder.iterdir()) == []
+
+
+class Refused(NamedTuple):
+    """What a job would have been that the batch system has refused."""
+
+    description: str
+    script: str
+    groups: list[Group]
+    message: str
+
+
+def refused(task: TrainFolds, group: Group, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Submit a group to a batch system that refuses it."""
+    proxy = task.workflow_proxy
+    found: list[str | list[Group]] = []
 
     def refuse(description: str | list[str], **_: object) -> None:
         (path,) = law.util.make_list(description)
-        found.append((Path(path).read_text(), read_groups(next(Path(path).parent.glob("*-1-0.json")))))
+        folder = Path(path).parent
+        (script,) = folder.glob("*.sh")
+        found.extend([Path(path).read_text(), script.read_text(), read_groups(next(folder.glob("*-1-0.json")))])
         raise RuntimeError("no such queue")
 
-    proxy = task.workflow_proxy
     monkeypatch.setattr(proxy.job_manager, "submit", refuse)
-    with pytest.raises(UserError, match=r"TrainFolds: no such queue\. See \[cluster_test\] of law\.cfg"):
+    with pytest.raises(UserError) as error:
         list(proxy.executor().submit([group], lambda _: None))
-    ((text, groups),) = found
-    text = re.sub("/[0-9a-f]{8}(?=[-.])", "/RUN", text.replace(str(proxy.folder), "JOBS"))
-    assert text.replace(str(Path.cwd()), "HERE") == expected
-    assert groups == [group]
-    assert list(proxy.folder.iterdir()) == []
+    return Refused(*found, str(error.value))  # type: ignore[arg-type]
+
+
+SITES = {
+    "slurm": (
+        {"#SBATCH --mem=4G", "#SBATCH -t 4:00:00"},
+        {"#SBATCH --mem=3815M", "#SBATCH --time=4:00:00"},
+    ),
+    "slurm_gpu": (
+        {"#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "#SBATCH --mem=3G", "#SBATCH -t 4:00:00"},
+        {"#SBATCH --partition=gpu", "#SBATCH --gres=gpu:1", "#SBATCH --mem=2862M", "#SBATCH --time=4:00:00"},
+    ),
+    "htcondor": (
+        {"MY.DaskWorkerMemory = 4000000000", "Executable = /bin/bash"},
+        {"request_memory = 3815MB", "request_disk = 3815MB"},
+    ),
+    "htcondor_gpu": (
+        {"MY.DaskWorkerMemory = 4000000000", "request_gpus = 1"},
+        {"request_memory = 3815MB", "request_gpus = 1"},
+    ),
+    "cern": (
+        {"MY.DaskWorkerMemory = 2000000000", '+JobFlavour = "longlunch"'},
+        {"request_memory = 1908MB", '+JobFlavour = "longlunch"'},
+    ),
+    "cern_gpu": (
+        {"MY.DaskWorkerMemory = 4000000000", "request_gpus = 1", '+JobFlavour = "workday"'},
+        {"request_memory = 3815MB", "request_gpus = 1", '+JobFlavour = "workday"'},
+    ),
+    "naf": (
+        {"MY.DaskWorkerMemory = 2000000000", 'Request_OpSysAndVer = "RedHat9"'},
+        {"request_memory = 1908MB", 'Request_OpSysAndVer = "RedHat9"'},
+    ),
+    "naf_gpu": (
+        {"request_gpus = 1", 'Request_OpSysAndVer = "RedHat9"', "+RequestRuntime = 28800"},
+        {"request_gpus = 1", 'Request_OpSysAndVer = "RedHat9"', "+RequestRuntime = 28800"},
+    ),
+    "maxwell": (
+        {"#SBATCH -p allcpu", "#SBATCH --nodes=1", "#SBATCH --mem=8G", "#SBATCH -t 4:00:00"},
+        {"#SBATCH --partition=allcpu", "#SBATCH --nodes=1", "#SBATCH --mem=7630M", "#SBATCH --time=4:00:00"},
+    ),
+    "maxwell_gpu": (
+        {"#SBATCH -p maxgpu", "#SBATCH --constraint=V100|A100", "#SBATCH -t 8:00:00", "nvidia-smi -L || exit 1"},
+        {"#SBATCH --partition=maxgpu", "#SBATCH --constraint=V100|A100", "#SBATCH --time=8:00:00"},
+    ),
+}
+"""Lines that matter in what each profile of law.cfg submits: through dask, and through law."""
+
+
+def test_every_profile_that_ships_is_tried() -> None:
+    shipped = set(re.findall(r"^\[cluster_(\w+)\]", (ROOT / "law.cfg").read_text(), re.MULTILINE))
+    assert shipped == {"local", *SITES}
+    assert shipped <= set(names())
+    assert {profile(name).gpu_cluster for name in shipped} <= {"", *shipped}
+
+
+def scripts_of_dask(folder: Path) -> dict[str, str]:
+    """What dask would submit for each profile."""
+    shutil.which, socket.getfqdn = str, lambda: "127.0.0.1"  # type: ignore[assignment]
+    found = {}
+    for name in SITES:
+        with start(profile(name), folder / name, ()) as cluster:
+            found[name] = cluster.job_script()
+    return found
+
+
+@pytest.fixture(scope="module")
+def submitted_by_dask(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The same, from a process of its own: dask-jobqueue leaves the files of its certificates open."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(scripts_of_dask, tmp_path_factory.mktemp("clusters")).result()
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_a_site_gets_what_it_wants_from_dask(name: str, submitted_by_dask: dict[str, str]) -> None:
+    expected, _ = SITES[name]
+    assert expected <= set(submitted_by_dask[name].splitlines())
+    assert ("gres" in submitted_by_dask[name]) == (name == "slurm_gpu")
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_a_site_gets_what_it_wants_from_law(name: str, networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = networks(profile(name).kind, name)
+    monkeypatch.setattr(TrainFolds, "wants_gpu", False)  # or it would go to gpu_cluster
+    assert profile_of(task).name == name
+    group = training_group((0,), (task.as_branch(0).fingerprint,))
+    found = refused(task, group, monkeypatch)
+    _, expected = SITES[name]
+    assert expected <= set(found.description.splitlines())
+    assert ("gres" in found.description) == (name == "slurm_gpu")
+    assert (" --gpu" in found.description) == bool(profile(name).gpus)
+    assert set(lines(profile(name).prologue)) <= set(found.script.splitlines())
 
 
 def training_group(

@@ -16,23 +16,36 @@ from tests.toy import ROOT, Law, linked_environment, ran, replace
 from workflow.identity import fingerprint
 
 pytestmark = pytest.mark.batch
-CLUSTER = ("--workflow", "dask", "--cluster", "slurm_gpu")
-ONE = ("ComputeFeatures", "--group", "features", "--branches", "0")
-"""One branch, which calls `mass` of physics.py."""
-SMALL = """
+CLUSTER = ("--workflow", "dask", "--cluster", "test")
+SECTIONS = """
 [cluster_small]
 kind: slurm
 workers: 1
 memory: 600MB
 most_memory: 800MB
 interface: lo
+
+[cluster_test]
+kind: slurm
+queue: gpu
+workers: 2
+gpus: 1
+memory: 3GB
+walltime: 4:00:00
+interface: lo
 """
+ONE = ("ComputeFeatures", "--group", "features", "--branches", "0")
+"""One branch, which calls `mass` of physics.py."""
 
 
 @pytest.fixture
 def batch(slurm: Slurm, law: Law, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Law:
     """The toy analysis in an empty store, for jobs that find their environment by setup.sh."""
     assert slurm.configuration.exists()
+    settings = tmp_path / "law.cfg"
+    settings.write_text((ROOT / "law.cfg").read_text() + SECTIONS)
+    monkeypatch.setenv("LAW_CONFIG_FILE", str(settings))
+    monkeypatch.setenv("LUIGI_CONFIG_PATH", str(settings))
     monkeypatch.setenv("EVENTFOLD_VENV", str(linked_environment(tmp_path / "venv")))
     return Law(law.home, Path("batch"))
 
@@ -107,11 +120,7 @@ def test_a_mistake_is_told_once(batch: Law, slurm: Slurm) -> None:
     assert jobs(slurm) == ""
 
 
-def test_want_of_memory_is_met_up_to_a_limit(batch: Law, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = batch.home / "law.cfg"
-    settings.write_text((ROOT / "law.cfg").read_text() + SMALL)
-    for variable in ("LAW_CONFIG_FILE", "LUIGI_CONFIG_PATH"):
-        monkeypatch.setenv(variable, str(settings))
+def test_want_of_memory_is_met_up_to_a_limit(batch: Law, slurm: Slurm) -> None:
     hungry = "held = bytearray(700_000_000)\n    import time\n    time.sleep(3)\n    return 2 * values"
     replace(batch.home / "toy" / "physics.py", "return 2 * values", hungry)
     done = batch(*ONE, "--analysis", batch.analysis, "--workflow", "dask", "--cluster", "small", ok=False)
@@ -151,7 +160,8 @@ def tree(law: Law, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     author = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org")
     for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "all")):
         subprocess.run(["git", *author, *command], cwd=project, check=True)
-    replace(project / "law.cfg", "interface: lo\n", "interface: lo\nship_code: true\npoll: 1\n")
+    with (project / "law.cfg").open("a") as settings:
+        settings.write(f"{SECTIONS}ship_code: true\npoll: 1\n")
     (project / "analysis" / "shift.py").write_text("SHIFT = 5.0\n")
     physics = law.home / "toy" / "physics.py"
     replace(physics, "\n    return _scale", TRAVELLER.format(path=str(law.home / "trace.txt")))
@@ -181,7 +191,7 @@ def test_code_that_nodes_do_not_see_travels(tree: Path, law: Law, workflow: str)
     environments = there.store / "clusters" / "environments"
     environments.mkdir(parents=True)
     linked_environment(environments / fingerprint({"packages": packages}))
-    head = there.start("Report", "--analysis", law.analysis, "--workflow", workflow, "--cluster", "slurm_gpu")
+    head = there.start("Report", "--analysis", law.analysis, "--workflow", workflow, "--cluster", "test")
     try:
         out, said = head.communicate(timeout=240)
     except subprocess.TimeoutExpired:  # jobs that can't import what they run are replaced for ever

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,12 +24,15 @@ import law
 
 from analysis.errors import UserError, nearest
 from workflow import SINGLE_THREADED
+from workflow.execution.submission import Submissions
 from workflow.identity import ROOT
 
 if TYPE_CHECKING:
     from distributed import Security
 
     from workflow.execution.shipping import Shipped
+
+_log = logging.getLogger(__name__)
 
 PREFIX = "cluster_"
 Kind = Literal["local", "slurm", "htcondor", "scheduler"]
@@ -109,6 +112,10 @@ class Profile:
         return self.workers or available_cores()
 
 
+KEYS = {field.name: str(field.type) for field in fields(Profile) if field.name not in ("name", "dashboard")}
+"""What a section of law.cfg may hold, and of which type."""
+
+
 def available_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -129,17 +136,16 @@ def profile(name: str) -> Profile:
     if name not in known:
         raise UserError(f"--cluster {name}: law.cfg has no section [{PREFIX}{name}]. {nearest(name, known)}")
     section = f"{PREFIX}{name}"
-    types = {field.name: str(field.type) for field in fields(Profile) if field.name not in ("name", "dashboard")}
     values: dict[str, Any] = {}
     for key in config.options(section):
-        if key not in types:
-            raise UserError(f"law.cfg, [{section}]: {key} is no key of a cluster. {nearest(key, types)}")
+        if key not in KEYS:
+            raise UserError(f"law.cfg, [{section}]: {key} is no key of a cluster. {nearest(key, KEYS)}")
         text = str(config.get_expanded(section, key, default="") or "").strip()
-        if types[key] == "int" and not text.isdigit():
+        if KEYS[key] == "int" and not text.isdigit():
             raise UserError(f"law.cfg, [{section}]: {key} is {text!r}; expected a whole number.")
-        if types[key] == "bool" and text not in ("true", "false"):
+        if KEYS[key] == "bool" and text not in ("true", "false"):
             raise UserError(f"law.cfg, [{section}]: {key} is {text!r}; expected true or false.")
-        values[key] = int(text) if types[key] == "int" else text == "true" if types[key] == "bool" else text
+        values[key] = int(text) if KEYS[key] == "int" else text == "true" if KEYS[key] == "bool" else text
     chosen = Profile(name, **values)
     if chosen.kind not in get_args(Kind):
         raise UserError(f"law.cfg, [{section}]: kind is {chosen.kind!r}; expected one of {', '.join(get_args(Kind))}.")
@@ -178,7 +184,13 @@ def with_more_memory(chosen: Profile) -> Profile | None:
     return replace(chosen, memory=f"{more // 10**6}MB", workers=workers)
 
 
-def start(chosen: Profile, folder: Path, variables: Sequence[str], shipped: Shipped | None = None) -> Any:
+def start(
+    chosen: Profile,
+    folder: Path,
+    variables: Sequence[str],
+    shipped: Shipped | None = None,
+    refused: Callable[[str], object] = _log.error,
+) -> Any:
     """Start a dask cluster whose scheduler and workers speak TLS, with certificates of its own.
 
     Args:
@@ -186,6 +198,7 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str], shipped: Ship
         folder: Where the logs of jobs and the certificates of this run are kept; every worker must see it.
         variables: Names of variables of the environment that the analysis reads.
         shipped: The copy of the code that jobs run; by default they run the tree itself.
+        refused: Called with the batch system's words where it refuses all jobs.
 
     Raises:
         UserError: The batch system's programs are not there.
@@ -195,8 +208,6 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str], shipped: Ship
     from distributed.deploy.spec import SpecCluster
 
     dask.config.set(WORKERS)
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    logging.getLogger("distributed.scheduler").setLevel(logging.CRITICAL)  # of lost workers the head tells
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     security = Security.temporary()
     with dask.config.set({} if chosen.dashboard else {"distributed.scheduler.http.routes": []}):
@@ -216,7 +227,8 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str], shipped: Ship
                 death_timeout=chosen.death_timeout,
                 silence_logs=40,
             )
-        cluster: SpecCluster = _batch_cluster(chosen, folder, security, bootstrap(chosen, variables, shipped))
+        prologue = bootstrap(chosen, variables, shipped)
+        cluster: SpecCluster = _batch_cluster(chosen, folder, security, prologue, Submissions(refused))
     # Jobs that are lost are replaced; those that have had nothing to do for a minute end.
     cluster.adapt(
         minimum_jobs=chosen.minimum, maximum_jobs=chosen.most, interval="1s", wait_count=60, target_duration="5s"
@@ -224,10 +236,12 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str], shipped: Ship
     return cluster
 
 
-def _batch_cluster(chosen: Profile, folder: Path, security: Security, prologue: Sequence[str]) -> Any:
+def _batch_cluster(
+    chosen: Profile, folder: Path, security: Security, prologue: Sequence[str], submissions: Submissions
+) -> Any:
     with _own_interrupt():
         from dask_jobqueue.htcondor import HTCondorCluster, HTCondorJob
-        from dask_jobqueue.slurm import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 
     require_submission(chosen)
     common: dict[str, Any] = {
@@ -262,6 +276,7 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, prologue: 
     if chosen.kind == "slurm":
         gpus = [f"--gres=gpu:{chosen.gpus}"] if chosen.gpus else []
         return SLURMCluster(
+            job_cls=submissions.told(SLURMJob),
             queue=chosen.queue or None,
             account=chosen.account or None,
             walltime=chosen.walltime or None,
@@ -272,10 +287,10 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, prologue: 
     class BashJob(HTCondorJob):
         executable = "/bin/bash"  # /bin/sh may be a shell that can't source setup.sh
 
-    common["job_cls"] = BashJob
     pairs = dict(line.split("=", 1) for line in lines(chosen.directives))
     gpus_wanted = {"request_gpus": str(chosen.gpus)} if chosen.gpus else {}
     return HTCondorCluster(
+        job_cls=submissions.told(BashJob),
         disk=chosen.disk,
         job_extra_directives={**gpus_wanted, **{key.strip(): value.strip() for key, value in pairs.items()}},
         **common,

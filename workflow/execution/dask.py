@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import law
@@ -61,16 +64,21 @@ class DaskExecutor:
         # Which groups run again after a worker is lost is decided here; and a worker gets one group at a time, so
         # that none is lost with a worker which had not begun it.
         dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0})
+        if "--debug" not in sys.argv:  # what is lost, and what that means, is told here
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self.slots, self._profile, self._variables = chosen.most, chosen, variables
         self._shipped = shipped
         self._cluster = None
+        self._ended: SimpleQueue[Future[Any] | None] = SimpleQueue()
+        self._refusal = ""
         if chosen.kind == "scheduler":
             self._client = Client(chosen.address or None, scheduler_file=chosen.scheduler_file or None)
             if chosen.dashboard:
                 say_dashboard(self._client.dashboard_link)
             self.slots = chosen.workers or len(self._client.scheduler_info()["workers"]) or 1
         else:
-            self._cluster = start(chosen, store_folder() / "clusters" / chosen.name, variables, shipped)
+            folder = store_folder() / "clusters" / chosen.name
+            self._cluster = start(chosen, folder, variables, shipped, self._refused)
             self._client = Client(self._cluster, security=self._cluster.security)
             if chosen.dashboard:
                 say_dashboard(f"http://127.0.0.1:{self._cluster.scheduler.http_server.port}/status")
@@ -78,6 +86,11 @@ class DaskExecutor:
             from workflow.execution.workers import ProvenGpu
 
             self._client.register_plugin(ProvenGpu())
+
+    def _refused(self, words: str) -> None:
+        """No job is there, for the batch system has refused them."""
+        self._refusal = words
+        self._ended.put(None)
 
     def workers(self) -> int:
         """How many workers are there now."""
@@ -93,9 +106,9 @@ class DaskExecutor:
         once the other groups have ended, as far as the profile allows.
 
         Raises:
-            UserError: The scheduler is gone.
+            UserError: The scheduler is gone, or the batch system refuses all jobs.
         """
-        from distributed import KilledWorker, as_completed
+        from distributed import KilledWorker
 
         from workflow.execution.workers import TOPIC
 
@@ -111,11 +124,17 @@ class DaskExecutor:
                 hear(message)
 
         self._client.subscribe_topic(TOPIC, heard)
+        self._ended = SimpleQueue()
         futures = {self._send(group): group for group in groups}
         try:
-            running = as_completed(futures)
-            for future in running:
-                group = futures[future]
+            while futures:
+                future = None if self._refusal else self._ended.get()
+                if future is None:
+                    raise UserError(
+                        f"--cluster {self._profile.name}: the batch system refuses jobs: {self._refusal}\n"
+                        f"Correct [cluster_{self._profile.name}] of law.cfg."
+                    )
+                group = futures.pop(future)
                 try:
                     failure = future.result()
                     # Else dask would run it again, should the worker be lost that still holds what it returned.
@@ -128,9 +147,7 @@ class DaskExecutor:
                         yield group, self._lost(error, full)
                     else:
                         hear(Message(group.number, "said", f"{group.name}: its worker is lost, it goes on elsewhere\n"))
-                        again = self._send(group)
-                        futures[again] = group
-                        running.add(again)
+                        futures[self._send(group)] = group
                     continue
                 yield group, failure
         except (CancelledError, OSError) as error:
@@ -154,7 +171,9 @@ class DaskExecutor:
             group = self._shipped.moved(group)
         resources = {"GPU": 1} if group.gpu and self._profile.gpus else None
         # Not pure: a branch whose output was removed runs again under the same arguments.
-        return self._client.submit(run, group, pure=False, resources=resources)
+        future = self._client.submit(run, group, pure=False, resources=resources)
+        future.add_done_callback(self._ended.put)
+        return future
 
     def _lost(self, error: Any, full: bool) -> Failure:
         section = f"[cluster_{self._profile.name}] of law.cfg"
