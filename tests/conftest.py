@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +113,15 @@ def here(law: Law, monkeypatch: pytest.MonkeyPatch) -> Law:
     monkeypatch.setenv("EVENTFOLD_RESULTS", str(law.results))
     monkeypatch.setenv("TOY_DATA", str(law.home / "toy" / "data"))
     return law
+
+
+@pytest.fixture
+def section() -> Iterator[dict[str, str]]:
+    """The keys of `[cluster_test]`, which are put into law's configuration when it is asked for."""
+    from law.config import Config
+
+    config = Config.instance()
+    keys: dict[str, str] = {}
+    config.add_section("cluster_test")
+    yield keys
+    config.remove_section("cluster_test")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import law
@@ -15,37 +12,8 @@ import pytest
 
 from analysis.errors import UserError
 from tests.toy import Law, ran
-from workflow.claims import Stamp
 from workflow.execution.clusters import Profile, bootstrap, lines, profile, start
-from workflow.execution.executor import Group, Message
-from workflow.execution.job import mistake_file, read_groups, run, write_groups
 from workflow.tasks.train import TrainFolds
-
-Networks = Callable[[str], TrainFolds]
-
-
-@pytest.fixture
-def section() -> Iterator[dict[str, str]]:
-    """The keys of `[cluster_test]`, which are put into law's configuration when it is asked for."""
-    config = law.config.Config.instance()
-    keys: dict[str, str] = {}
-    config.add_section("cluster_test")
-    yield keys
-    config.remove_section("cluster_test")
-
-
-@pytest.fixture
-def networks(here: Law, monkeypatch: pytest.MonkeyPatch) -> Networks:
-    """Networks that are not trained yet, for a workflow type, with a batch system's programs as if they were there."""
-    monkeypatch.setattr(shutil, "which", str)
-    monkeypatch.setattr("law.task.proxy.global_cmdline_args", lambda **_: {})  # there is no command line
-
-    def make(kind: str) -> TrainFolds:
-        task = TrainFolds(analysis=here.analysis, workflow=kind, cluster="test", set=("seed=9",))
-        task.scheduler_messages = None  # nor a worker of luigi's
-        return task
-
-    return make
 
 
 def parsed(section: dict[str, str]) -> Profile:
@@ -169,135 +137,3 @@ def test_steps_run_on_the_workers_of_a_cluster(law: Law) -> None:
     """Training too, which the toy analysis has not done with this seed."""
     done = law("Report", "--analysis", law.analysis, "--workflow", "dask", "--cluster", "local", "--set", "seed=9")
     assert ran(done)["TrainFolds"] == 3
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        (
-            "slurm",
-            r"""#!/usr/bin/env bash
-
-#SBATCH --job-name=eventfold-TrainFolds
-#SBATCH --partition=long
-#SBATCH --output=JOBS/RUN-1-0.log
-#SBATCH --error=JOBS/RUN-1-0.log
-#SBATCH --chdir=HERE
-#SBATCH --open-mode=append
-#SBATCH --export=NONE
-#SBATCH --mem=3815M
-#SBATCH --account=physics
-#SBATCH --time=2:00:00
-#SBATCH --gres=gpu:1
-#SBATCH --constraint=a100
-
-exec JOBS/RUN.sh JOBS/RUN-1-0.json --gpu
-""",
-        ),
-        (
-            "htcondor",
-            r"""universe = vanilla
-executable = JOBS/RUN.sh
-notification = Never
-initialdir = HERE
-output = JOBS/RUN-1-0.log
-getenv = False
-batch_name = eventfold-TrainFolds
-request_memory = 3815MB
-request_disk = 3815MB
-request_gpus = 1
---constraint=a100
-environment = "LAW_HTCONDOR_JOB_CLUSTER=$(Cluster) LAW_HTCONDOR_JOB_PROCESS=$(Process)"
-arguments = "'JOBS/RUN-1-0.json' --gpu"
-queue
-""",
-        ),
-    ],
-)
-def test_a_job_is_described_by_its_profile(
-    kind: str, expected: str, section: dict[str, str], networks: Networks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    section |= {"kind": kind, "queue": "long", "account": "physics", "walltime": "2:00:00", "workers": "1", "gpus": "1"}
-    section |= {"memory": "4GB", "directives": "--constraint=a100", "skip": "cpus"}
-    parsed(section)
-    task = networks(kind)
-    branches = (0, 2)
-    fingerprints = tuple(task.as_branch(branch).fingerprint for branch in branches)
-    group = training_group(branches, fingerprints, (None, (1, 2, 3)), (("analysis", task.analysis),))
-    found = []
-
-    def refuse(description: str | list[str], **_: object) -> None:
-        (path,) = law.util.make_list(description)
-        found.append((Path(path).read_text(), read_groups(next(Path(path).parent.glob("*-1-0.json")))))
-        raise RuntimeError("no such queue")
-
-    proxy = task.workflow_proxy
-    monkeypatch.setattr(proxy.job_manager, "submit", refuse)
-    with pytest.raises(UserError, match=r"TrainFolds: no such queue\. See \[cluster_test\] of law\.cfg"):
-        list(proxy.executor().submit([group], lambda _: None))
-    ((text, groups),) = found
-    text = re.sub("/[0-9a-f]{8}(?=[-.])", "/RUN", text.replace(str(proxy.folder), "JOBS"))
-    assert text.replace(str(Path.cwd()), "HERE") == expected
-    assert groups == [group]
-    assert list(proxy.folder.iterdir()) == []
-
-
-def training_group(
-    branches: tuple[int, ...],
-    fingerprints: tuple[str, ...],
-    stamps: tuple[Stamp, ...] = (None,),
-    parameters: tuple[tuple[str, str], ...] = (),
-) -> Group:
-    folders = tuple(f"/store/{branch}" for branch in branches)
-    module, family = TrainFolds.__module__, TrainFolds.__name__
-    return Group(0, module, family, parameters, branches, "toy", fingerprints, stamps, folders, True)
-
-
-def test_jobs_of_a_wrong_size_are_refused(section: dict[str, str], networks: Networks) -> None:
-    section |= {"kind": "slurm", "memory": "much"}
-    parsed(section)
-    proxy = networks("slurm").workflow_proxy
-    with pytest.raises(UserError, match=r"\[cluster_test\]: memory is 'much'; expected a size, such as 4GB"):
-        list(proxy.executor().submit([training_group((0,), ("",))], lambda _: None))
-
-
-def test_a_job_that_is_lost_again_and_again_is_given_up(
-    section: dict[str, str], networks: Networks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    section |= {"kind": "slurm", "poll": "0"}
-    parsed(section)
-    task = networks("slurm")
-    proxy = task.workflow_proxy
-    manager = proxy.job_manager
-    submitted, cancelled = [], []
-    said: list[Message] = []
-
-    def submit(*_: object, **__: object) -> int:
-        submitted.append(len(submitted) + 1)
-        return submitted[-1]
-
-    def query(ids: list[int], **_: object) -> dict[int, object]:
-        return {job: manager.job_status_dict(job, manager.FAILED, error="NODE_FAIL") for job in ids}
-
-    monkeypatch.setattr(manager, "submit", submit)
-    monkeypatch.setattr(manager, "query", query)
-    monkeypatch.setattr(manager, "cancel", lambda ids, **_: cancelled.extend(law.util.make_list(ids)) or {5: None})
-    group = training_group((0,), (task.as_branch(0).fingerprint,))
-    with pytest.raises(
-        UserError, match=r"Job 5 of TrainFolds \(branch 0\) is the last of 5 that were lost \(NODE_FAIL\)"
-    ):
-        list(proxy.executor().submit([group], said.append))
-    assert submitted == [1, 2, 3, 4, 5]
-    assert set(cancelled) == {1, 2, 3, 4, 5}
-    assert "Job 4 of TrainFolds (branch 0) was lost (NODE_FAIL), and runs again\n" in [message.text for message in said]
-
-
-def test_a_job_says_why_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    groups = tmp_path / "1.json"
-    assert run(groups, gpu=True) == 0  # its head has taken it back
-    assert not mistake_file(groups).exists()
-    write_groups(groups, [])
-    assert run(groups, gpu=False) == 0
-    assert run(groups, gpu=True) == 1
-    assert "CUDA_VISIBLE_DEVICES is empty" in mistake_file(groups).read_text()
