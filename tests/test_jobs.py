@@ -51,6 +51,8 @@ def networks(here: Law, monkeypatch: pytest.MonkeyPatch) -> Networks:
 
 #SBATCH --job-name=eventfold-TrainFolds
 #SBATCH --partition=long
+#SBATCH --output=/dev/null
+#SBATCH --error=/dev/null
 #SBATCH --output=JOBS/RUN-1-0.log
 #SBATCH --error=JOBS/RUN-1-0.log
 #SBATCH --chdir=HERE
@@ -234,7 +236,7 @@ def test_a_job_that_is_lost_again_and_again_is_given_up_and_the_others_go_on(
     assert failures[0] is not None
     message = f"{LOSSES} jobs were lost under it, the last one is {LOSSES} (NODE_FAIL), and it has kept nothing"
     assert failures[0].message.startswith(message)
-    assert failures[0].message.endswith(".log\n    \n    node on fire")
+    assert failures[0].message.endswith(".log\n    node on fire")
     assert len(queue.descriptions) == LOSSES + 1
     assert set(queue.cancelled) == set(range(1, LOSSES + 1))
     assert any("Job 1 of TrainFolds (branch 0, 1, 2) was lost (NODE_FAIL)" in text for _, _, text in queue.said)

@@ -366,7 +366,7 @@ class JobsProxy(GroupProxy):
         groups = list(self._parts({branch for branch in job["branches"] if not self._settled([branch])}))
         blamed = [group for group in groups if self._at.get(number) in group.branches] or groups
         last = logs.tail(Path(_log(job)))
-        shown = f"Its log is {_log(job)}" + "".join(f"\n    {line}" for line in ["", *last] if last)
+        shown = "\n".join([f"The log of the job: {_log(job)}", *(f"    {line}" for line in last)])
         section = f"[cluster_{self._profile.name}] of law.cfg"
         reason = job["error"] or "no reason known"
         # Some are still in the queue: held, for example.
@@ -377,7 +377,7 @@ class JobsProxy(GroupProxy):
             if more is None:
                 message = (
                     f"it needs more memory than job {job['job_id']} has ({given.memory or DEFAULT_MEMORY}). Raise "
-                    f"memory in {section}, or most_memory, up to which it is tried again with twice as much. {shown}"
+                    f"memory in {section}, or most_memory, up to which it is tried again with twice as much.\n{shown}"
                 )
                 self._give_up(blamed, Failure(message, True))
             else:
@@ -386,7 +386,7 @@ class JobsProxy(GroupProxy):
         elif given_up := [group for group in blamed if self._losses.count(group)]:
             message = (
                 f"{LOSSES} jobs were lost under it, the last one is {job['job_id']} ({reason}), and it has kept "
-                f"nothing in between. If memory or walltime is short, raise it in {section}. {shown}"
+                f"nothing in between. If memory or walltime is short, raise it in {section}.\n{shown}"
             )
             self._give_up(given_up, Failure(message, True))
 
@@ -484,8 +484,12 @@ class SlurmProxy(JobsProxy, law.slurm.workflow.SlurmWorkflowProxy):
         config.command = f"exec {shlex.quote(str(self._script))}"
         config.arguments = f"{shlex.quote(str(groups))}{' --gpu' if chosen.gpus else ''}"
         config.job_name, config.partition = f"eventfold-{self.task.task_family}", chosen.queue
-        config.stdout = config.stderr = groups.with_suffix(".log").name
+        # law would write the path of the log without quotes: of two options the later counts.
+        config.stdout = config.stderr = "/dev/null"
+        log = str(groups.with_suffix(".log")).replace("%", "%%")
         options = {
+            "output": log,
+            "error": log,
             "chdir": self._place,
             "open-mode": "append",
             "export": "NONE",
@@ -495,7 +499,8 @@ class SlurmProxy(JobsProxy, law.slurm.workflow.SlurmWorkflowProxy):
             "time": chosen.walltime,
             "gres": f"gpu:{chosen.gpus}" if chosen.gpus else "",
         }
-        wanted = [*(f"--{name}={value}" for name, value in options.items() if value), *lines(chosen.directives)]
+        own = [shlex.quote(f"--{name}={value}") for name, value in options.items() if value]
+        wanted = [*own, *lines(chosen.directives)]
         skipped = lines(chosen.skip)
         config.custom_content = [f"#SBATCH {line}" for line in wanted if not any(text in line for text in skipped)]
 
