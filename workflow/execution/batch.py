@@ -263,10 +263,6 @@ class JobsProxy(GroupProxy):
     def _say(self, text: str) -> None:
         self._hear(Message(self._groups[0].number, "said", text))
 
-    def tell(self, text: str) -> None:
-        """Show what law says."""
-        self._say(re.sub(r"\x1b\[[\d;]*m", "", text))
-
     def _can_skip_job(self, number: int, branches: Sequence[int]) -> bool:
         """Whether a job has nothing to do; one that runs is waited for."""
         job = self.job_data.jobs.get(number, {"job_id": None})
@@ -449,11 +445,8 @@ class JobsWorkflow:
         return self.workflow_proxy.look()
 
     def publish_message(self, message: str, **kwargs: Any) -> None:
-        """Show what law says of jobs among the lines of progress."""
-        proxy = self.workflow_proxy if self.is_workflow() else None  # type: ignore[attr-defined]
-        if isinstance(proxy, JobsProxy):
-            proxy.tell(message)
-        else:
+        """Leave out what law says of each round: the line of progress says it, and what trainings tell."""
+        if not (self.is_workflow() and isinstance(self.workflow_proxy, JobsProxy)):  # type: ignore[attr-defined]
             super().publish_message(message, **kwargs)  # type: ignore[misc]
 
 
