@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import re
+import shutil
+import socket
 import stat
 import subprocess
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import law
+import psutil
 import pytest
 
 from analysis.errors import UserError
 from tests.toy import Law, ran
-from workflow.execution.clusters import Profile, bootstrap, lines, profile, start
+from workflow.execution.clusters import Kind, Profile, bootstrap, lines, profile, start
 from workflow.tasks.train import TrainFolds
 
 
@@ -129,11 +139,53 @@ def test_a_scheduler_listens_to_its_own_certificate_only(tmp_path: Path) -> None
                 asyncio.run(greeted(connect(address, timeout=3, **arguments)))
 
 
+# dask-jobqueue leaves the files of certificates to the collector of garbage.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("kind", "pages"), [("local", False), ("local", True), ("slurm", False), ("slurm", True)])
+def test_no_port_is_open_without_tls_but_on_loopback(
+    kind: Kind, pages: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", str)
+    reached = [name for name, all_of in psutil.net_if_addrs().items() for each in all_of if is_outer(each)]
+    interface = reached[0] if reached and kind == "slurm" else ""
+    with start(Profile("test", kind, workers=1, interface=interface, dashboard=pages), tmp_path, ()) as cluster:
+        own = psutil.Process()
+        found = [each for one in (own, *own.children(recursive=True)) for each in one.net_connections("tcp")]
+        listening = [each.laddr for each in found if each.status == psutil.CONN_LISTEN]
+        assert len(listening) >= 2  # of the scheduler alone
+        served = {each: reads(*each) for each in listening}
+        assert {each.ip for each, found in served.items() if found is not None} == {"127.0.0.1"}
+        assert served.pop(("127.0.0.1", cluster.scheduler.http_server.port)) == pages
+        assert not any(served.values())
+    del cluster
+    gc.collect()
+
+
+def is_outer(address: Any) -> bool:
+    return address.family == socket.AF_INET and not address.address.startswith("127.")
+
+
+def reads(host: str, port: int) -> bool | None:
+    """Whether pages can be read over HTTP; None where nothing but TLS is answered."""
+    try:
+        for path in ("health", "status", "info/main/workers.html", "info/main/logs.html"):
+            with suppress(HTTPError), urlopen(f"http://{host}:{port}/{path}", timeout=10):
+                return True
+    except (OSError, HTTPException):
+        return None
+    return False
+
+
 async def greeted(comm: object) -> None:
     await comm  # type: ignore[misc]
 
 
 def test_steps_run_on_the_workers_of_a_cluster(law: Law) -> None:
     """Training too, which the toy analysis has not done with this seed."""
-    done = law("Report", "--analysis", law.analysis, "--workflow", "dask", "--cluster", "local", "--set", "seed=9")
+    command = ("Report", "--analysis", law.analysis, "--dashboard", "--set", "seed=9")
+    refused = law(*command, ok=False)
+    assert "error: --dashboard shows the workers of dask: it needs --workflow dask." in refused.stderr
+    done = law(*command, "--workflow", "dask", "--cluster", "local")
     assert ran(done)["TrainFolds"] == 3
+    (port,) = re.findall(r"^dashboard: http://127\.0\.0\.1:(\d+)/status$", done.stderr, re.MULTILINE)
+    assert f"ssh -N -L {port}:127.0.0.1:{port} " in done.stderr

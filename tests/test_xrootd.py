@@ -77,9 +77,10 @@ def test_a_file_is_the_same_over_xrootd(law: Law, url: str) -> None:
 
     selected = {path: path.read_bytes() for path in law.store.glob("SelectEvents/*/*/cutflow.json")}
     assert len(selected) == 8
-    shutil.rmtree(law.store / "SelectEvents")
-    law("SelectEvents", "--analysis", law.analysis)
-    assert {path: path.read_bytes() for path in selected} == selected
+    for where in ("local", "dask"):
+        shutil.rmtree(law.store / "SelectEvents")
+        law("SelectEvents", "--analysis", law.analysis, "--workflow", where)
+        assert {path: path.read_bytes() for path in selected} == selected
 
 
 def test_a_file_that_is_not_there_is_said(law: Law, url: str) -> None:

@@ -127,6 +127,12 @@ class Task(BuiltOnce, Generic[S]):
         description="whose workers or jobs, unless local: the section [cluster_NAME] of law.cfg; changes no result; "
         "default: local",
     )
+    dashboard = luigi.BoolParameter(
+        default=False,
+        significant=False,
+        description="with --workflow dask: open dask's pages about workers, for this machine only, and print how to "
+        "reach them from elsewhere; default: False",
+    )
     debug = luigi.BoolParameter(
         default=False,
         significant=False,
@@ -546,7 +552,7 @@ class Workflow(Task[S], LocalWorkflow, DaskWorkflow, SlurmJobs, HTCondorJobs):
     """
 
     exclude_index = True
-    prefer_params_cli = {"workflow", "cluster"}
+    prefer_params_cli = {"workflow", "cluster", "dashboard"}
     wants_gpu = False
 
     def req_branch(self, branch: int, **kwargs: Any) -> Any:

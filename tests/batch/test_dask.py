@@ -17,6 +17,16 @@ from workflow.identity import fingerprint
 
 pytestmark = pytest.mark.batch
 CLUSTER = ("--workflow", "dask", "--cluster", "slurm_gpu")
+ONE = ("ComputeFeatures", "--group", "features", "--branches", "0")
+"""One branch, which calls `mass` of physics.py."""
+SMALL = """
+[cluster_small]
+kind: slurm
+workers: 1
+memory: 600MB
+most_memory: 800MB
+interface: lo
+"""
 
 
 @pytest.fixture
@@ -66,6 +76,61 @@ def test_a_fold_whose_job_is_cancelled_goes_on_elsewhere(batch: Law, law: Law, s
     found = {path.parent.name: path.read_bytes() for path in batch.store.glob("TrainFolds/*/*/network.safetensors")}
     assert len(found) == 3
     assert found.items() <= networks.items()
+
+
+def test_a_branch_whose_job_has_no_walltime_left_runs_elsewhere(batch: Law, slurm: Slurm) -> None:
+    begun = batch.home / "begun"
+    waits = f"""import time, pathlib
+    begun = pathlib.Path({str(begun)!r})
+    if not begun.exists():
+        begun.touch()
+        time.sleep(300)
+    return 2 * values"""
+    replace(batch.home / "toy" / "physics.py", "return 2 * values", waits)
+    head = batch.start(*ONE, "--analysis", batch.analysis, *CLUSTER)
+    while not begun.exists():
+        assert head.poll() is None, head.communicate()
+        time.sleep(0.05)
+    (job,) = slurm("squeue", "--noheader", "--states=RUNNING", "--format=%A").split()
+    slurm.shorten(job, 1)
+    _, said = head.communicate()
+    assert head.returncode == 0, said
+    assert slurm.state(job) == "TIMEOUT"
+    assert "its worker is lost, it goes on elsewhere" in said
+
+
+def test_a_mistake_is_told_once(batch: Law, slurm: Slurm) -> None:
+    replace(batch.home / "toy" / "physics.py", "return 2 * values", 'raise ValueError("bad weather")')
+    done = batch(*ONE, "--analysis", batch.analysis, *CLUSTER, ok=False)
+    assert done.stderr.count("error: ") == 2  # of the branch, and of the step
+    assert done.stderr.count("ValueError: bad weather") == 1
+    assert jobs(slurm) == ""
+
+
+def test_want_of_memory_is_met_up_to_a_limit(batch: Law, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = batch.home / "law.cfg"
+    settings.write_text((ROOT / "law.cfg").read_text() + SMALL)
+    for variable in ("LAW_CONFIG_FILE", "LUIGI_CONFIG_PATH"):
+        monkeypatch.setenv(variable, str(settings))
+    hungry = "held = bytearray(700_000_000)\n    import time\n    time.sleep(3)\n    return 2 * values"
+    replace(batch.home / "toy" / "physics.py", "return 2 * values", hungry)
+    done = batch(*ONE, "--analysis", batch.analysis, "--workflow", "dask", "--cluster", "small", ok=False)
+    assert "1 groups need more memory: 800MB" in done.stderr
+    assert "it needs more memory than its worker has (800MB). Raise memory in [cluster_small]" in done.stderr
+    assert jobs(slurm) == ""
+    assert "distributed" not in done.stderr
+
+
+def test_two_runs_at_once_keep_apart(batch: Law, law: Law, slurm: Slurm) -> None:
+    """As of two users: each has a store, a scheduler, certificates and jobs of its own."""
+    places = [batch, Law(batch.home, Path("other"))]
+    heads = [place.start("Report", "--analysis", batch.analysis, *CLUSTER) for place in places]
+    for head in heads:
+        out, said = head.communicate()
+        assert head.returncode == 0, said
+        assert ran(subprocess.CompletedProcess([], 0, out, said))["TrainFolds"] == 3
+    assert len({(place.results / "toy" / "summary.json").read_bytes() for place in (*places, law)}) == 1
+    assert jobs(slurm) == ""
 
 
 TRAVELLER = """

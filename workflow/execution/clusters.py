@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import logging
 import os
 import re
 import shlex
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import law
 
@@ -30,11 +33,18 @@ if TYPE_CHECKING:
 
 PREFIX = "cluster_"
 Kind = Literal["local", "slurm", "htcondor", "scheduler"]
+LOOPBACK = "127.0.0.1:0"
+"""Where schedulers and workers serve HTTP without TLS, at any free port: dask does so without a dashboard too."""
 DEVICES = Path("/dev")
 DEFAULT_MEMORY = "2GB"
 """Of a worker of a batch system."""
-MEMORY_LEVELS = ("target", "spill", "pause", "terminate")
-"""Shares of a worker's memory at which dask acts by itself."""
+WORKERS: dict[str, Any] = {
+    # A group of branches watches its memory itself (workflow/execution/workers.py).
+    **{f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause", "terminate")},
+    # Else whoever is on the machine can read over HTTP what runs there.
+    "distributed.worker.http.routes": [],
+}
+"""Configuration of dask for workers."""
 PASSED = ("EVENTFOLD_STORE", "EVENTFOLD_DATA", "EVENTFOLD_VENV", "EVENTFOLD_TORCH")
 """Variables of the submitting shell that jobs get; everything else comes from setup.sh."""
 
@@ -66,6 +76,7 @@ class Profile:
         death_timeout: Seconds after which a worker without a scheduler ends.
         poll: Seconds between two questions of law's own workflows after their jobs.
         ship_code: Whether jobs run a copy in the store of the submitting tree, which they can't see itself.
+        dashboard: Whether dask shows pages about itself; a parameter of the run, no key of law.cfg.
     """
 
     name: str
@@ -90,6 +101,7 @@ class Profile:
     death_timeout: int = 60
     poll: int = 10
     ship_code: bool = False
+    dashboard: bool = False
 
     @property
     def most(self) -> int:
@@ -117,7 +129,7 @@ def profile(name: str) -> Profile:
     if name not in known:
         raise UserError(f"--cluster {name}: law.cfg has no section [{PREFIX}{name}]. {nearest(name, known)}")
     section = f"{PREFIX}{name}"
-    types = {field.name: str(field.type) for field in fields(Profile) if field.name != "name"}
+    types = {field.name: str(field.type) for field in fields(Profile) if field.name not in ("name", "dashboard")}
     values: dict[str, Any] = {}
     for key in config.options(section):
         if key not in types:
@@ -147,7 +159,9 @@ def names() -> list[str]:
 def profile_of(task: Any) -> Profile:
     """The profile that a step asks for; training may have one of its own."""
     chosen = profile(task.cluster)
-    return profile(chosen.gpu_cluster) if task.wants_gpu and chosen.gpu_cluster else chosen
+    if task.wants_gpu and chosen.gpu_cluster:
+        chosen = profile(chosen.gpu_cluster)
+    return replace(chosen, dashboard=task.dashboard)
 
 
 def with_more_memory(chosen: Profile) -> Profile | None:
@@ -180,26 +194,29 @@ def start(chosen: Profile, folder: Path, variables: Sequence[str], shipped: Ship
     from distributed import LocalCluster, Security
     from distributed.deploy.spec import SpecCluster
 
-    # A group of branches watches its memory itself (workflow/execution/workers.py).
-    dask.config.set({f"distributed.worker.memory.{level}": False for level in MEMORY_LEVELS})
+    dask.config.set(WORKERS)
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed.scheduler").setLevel(logging.CRITICAL)  # of lost workers the head tells
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     security = Security.temporary()
-    if chosen.kind == "local":
-        return LocalCluster(
-            n_workers=chosen.most,
-            threads_per_worker=1,
-            processes=True,
-            protocol="tls://",
-            host="127.0.0.1",
-            security=security,
-            dashboard_address=None,
-            memory_limit=chosen.memory or "auto",
-            resources={"GPU": 1} if chosen.gpus else None,
-            local_directory=chosen.scratch or str(folder),
-            death_timeout=chosen.death_timeout,
-            silence_logs=40,
-        )
-    cluster: SpecCluster = _batch_cluster(chosen, folder, security, bootstrap(chosen, variables, shipped))
+    with dask.config.set({} if chosen.dashboard else {"distributed.scheduler.http.routes": []}):
+        if chosen.kind == "local":
+            return LocalCluster(
+                n_workers=chosen.most,
+                threads_per_worker=1,
+                processes=True,
+                protocol="tls://",
+                host="127.0.0.1",
+                security=security,
+                dashboard_address=LOOPBACK,
+                scheduler_kwargs={"dashboard": chosen.dashboard},
+                memory_limit=chosen.memory or "auto",
+                resources={"GPU": 1} if chosen.gpus else None,
+                local_directory=chosen.scratch or str(folder),
+                death_timeout=chosen.death_timeout,
+                silence_logs=40,
+            )
+        cluster: SpecCluster = _batch_cluster(chosen, folder, security, bootstrap(chosen, variables, shipped))
     # Jobs that are lost are replaced; those that have had nothing to do for a minute end.
     cluster.adapt(
         minimum_jobs=chosen.minimum, maximum_jobs=chosen.most, interval="1s", wait_count=60, target_duration="5s"
@@ -227,10 +244,19 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, prologue: 
         "job_name": "eventfold",
         "python": "python",
         "shebang": "#!/bin/bash",
-        "worker_extra_args": ["--no-dashboard", *(["--resources", f"GPU={chosen.gpus}"] if chosen.gpus else [])],
+        "worker_extra_args": [
+            "--no-dashboard",
+            "--dashboard-address",
+            LOOPBACK,
+            *(["--resources", f"GPU={chosen.gpus}"] if chosen.gpus else []),
+        ],
         "job_script_prologue": prologue,
         "job_directives_skip": lines(chosen.skip),
-        "scheduler_options": {"dashboard_address": None, **({} if chosen.interface else {"host": socket.getfqdn()})},
+        "scheduler_options": {
+            "dashboard": chosen.dashboard,
+            "dashboard_address": LOOPBACK,
+            **({} if chosen.interface else {"host": socket.getfqdn()}),
+        },
         "silence_logs": "error",
     }
     if chosen.kind == "slurm":
@@ -253,6 +279,16 @@ def _batch_cluster(chosen: Profile, folder: Path, security: Security, prologue: 
         disk=chosen.disk,
         job_extra_directives={**gpus_wanted, **{key.strip(): value.strip() for key, value in pairs.items()}},
         **common,
+    )
+
+
+def say_dashboard(link: str) -> None:
+    """Say where dask's pages are, and how they are reached from another machine."""
+    found = urlsplit(link)
+    tunnel = f"ssh -N -L {found.port}:{found.netloc} {getpass.getuser()}@{socket.getfqdn()}"
+    there = found._replace(netloc=f"127.0.0.1:{found.port}").geturl()
+    print(  # noqa: T201
+        f"dashboard: {link}\nfrom another machine: {tunnel}, then {there}", file=sys.stderr, flush=True
     )
 
 
@@ -285,8 +321,8 @@ def bootstrap(chosen: Profile, variables: Sequence[str], shipped: Shipped | None
     root, own = (ROOT, {}) if shipped is None else (shipped.project, dict(shipped.variables))
     values = {name: os.environ[name] for name in (*PASSED, *variables) if name in os.environ} | own
     passed = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
-    levels = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{level.upper()}": "False" for level in MEMORY_LEVELS}
-    pinned = [f"export {name}={value}" for name, value in (SINGLE_THREADED | levels).items()]
+    settings = {f"DASK_{key.upper().replace('.', '__')}": value for key, value in WORKERS.items()}
+    pinned = [f"export {name}={value}" for name, value in (SINGLE_THREADED | settings).items()]
     return [*lines(chosen.prologue), *passed, *pinned, f"source {shlex.quote(str(root / 'setup.sh'))} || exit 1"]
 
 

@@ -13,7 +13,7 @@ import law
 
 from analysis.errors import UserError
 from workflow.claims import stamp
-from workflow.execution.clusters import Profile, profile_of, start, variables_of, with_more_memory
+from workflow.execution.clusters import Profile, profile_of, say_dashboard, start, variables_of, with_more_memory
 from workflow.execution.executor import Failure, Group, GroupProxy, Message, close_at_end
 from workflow.execution.shipping import Shipped, ship
 from workflow.store import store_folder
@@ -66,10 +66,14 @@ class DaskExecutor:
         self._cluster = None
         if chosen.kind == "scheduler":
             self._client = Client(chosen.address or None, scheduler_file=chosen.scheduler_file or None)
+            if chosen.dashboard:
+                say_dashboard(self._client.dashboard_link)
             self.slots = chosen.workers or len(self._client.scheduler_info()["workers"]) or 1
         else:
             self._cluster = start(chosen, store_folder() / "clusters" / chosen.name, variables, shipped)
             self._client = Client(self._cluster, security=self._cluster.security)
+            if chosen.dashboard:
+                say_dashboard(f"http://127.0.0.1:{self._cluster.scheduler.http_server.port}/status")
         if chosen.gpus:
             from workflow.execution.workers import ProvenGpu
 
@@ -114,6 +118,8 @@ class DaskExecutor:
                 group = futures[future]
                 try:
                     failure = future.result()
+                    # Else dask would run it again, should the worker be lost that still holds what it returned.
+                    future.release()
                 except KilledWorker as error:
                     full, given_up = group.number in short, losses.count(group)
                     if (full or given_up) and with_more_memory(self._profile):

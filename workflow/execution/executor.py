@@ -229,6 +229,8 @@ class GroupProxy(law.workflow.base.BaseWorkflowProxy):
             raise _failures[0]
         # A mistake in physics.py shows before the first branch runs, not when one happens to need it.
         self.task.plan.analysis.physics  # noqa: B018
+        if self.task.dashboard and self.workflow_type != "dask":
+            raise UserError("--dashboard shows the workers of dask: it needs --workflow dask.")
         announce()
         executor = self.executor()
         parameters = tuple((k, v) for k, v in self.task.to_str_params().items() if k not in ("branch", "branches"))

@@ -1,0 +1,166 @@
+"""Groups of branches whose workers are lost, or the scheduler: on dask workers of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import luigi
+import pytest
+
+from analysis.errors import UserError
+from workflow.execution.clusters import Profile, with_more_memory
+from workflow.execution.dask import LOSSES, DaskExecutor, Losses
+from workflow.execution.executor import Failure, Group, Message
+
+BRANCHES = ("well", "dies_once", "dies", "eats")
+
+
+@dataclass
+class Branch:
+    """What `run_group` asks of a branch."""
+
+    fingerprint: str
+    record: Path
+
+
+class Trial(luigi.Task):  # type: ignore[misc]
+    """What `run_group` asks of a task, with branches that do what a test wants."""
+
+    folder = luigi.Parameter()
+
+    def as_branch(self, branch: int) -> Branch:
+        return Branch(f"f{branch}", Path(self.folder) / str(branch) / "provenance.json")
+
+    def run_branches(self, branches: list[int]) -> None:
+        for branch in branches:
+            folder = Path(self.folder) / str(branch)
+            with (folder / "began").open("a") as file:
+                file.write("x")
+            first = (folder / "began").read_text() == "x"
+            if BRANCHES[branch] == "dies" or (BRANCHES[branch] == "dies_once" and first):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if BRANCHES[branch] == "eats":
+                held = [bytearray(os.urandom(1 << 20)) for _ in range(330)]
+                time.sleep(1)
+                del held
+            (folder / "made").touch()
+
+
+def groups(folder: Path, *names: str) -> list[Group]:
+    found = []
+    for place, name in enumerate(names):
+        number = BRANCHES.index(name)
+        own = folder / str(number)
+        own.mkdir()
+        parameters = (("folder", str(folder)),)
+        identity = (f"f{number}",)
+        found.append(
+            Group(place, __name__, "Trial", parameters, (number,), name, identity, (None,), (str(own),), False)
+        )
+    return found
+
+
+def began(group: Group) -> int:
+    return len((Path(group.folders[0]) / "began").read_text())
+
+
+@pytest.fixture
+def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[DaskExecutor]:
+    monkeypatch.setenv("EVENTFOLD_STORE", str(tmp_path / "store"))
+    found = DaskExecutor(Profile("test", workers=2, **getattr(request, "param", {})), (), None)
+    yield found
+    found.close()
+
+
+def outcomes(executor: DaskExecutor, asked: list[Group]) -> tuple[dict[str, Failure | None], list[str]]:
+    """How each group has ended, and what was said."""
+    heard: list[Message] = []
+    ended = {group.about: failure for group, failure in executor.submit(asked, heard.append)}
+    return ended, [message.text for message in heard if message.kind == "said"]
+
+
+def test_a_group_whose_worker_dies_runs_again(executor: DaskExecutor, tmp_path: Path) -> None:
+    ended, said = outcomes(executor, groups(tmp_path, "well", "dies_once"))
+    assert ended == {"well": None, "dies_once": None}
+    assert said == ["Trial (dies_once): its worker is lost, it goes on elsewhere\n"]
+
+
+def test_a_group_that_kills_its_workers_is_given_up(executor: DaskExecutor, tmp_path: Path) -> None:
+    _, dies = asked = groups(tmp_path, "well", "dies")
+    ended, _ = outcomes(executor, asked)
+    assert ended["well"] is None
+    assert ended["dies"] is not None
+    assert ended["dies"].message.startswith(f"{LOSSES} workers were lost under it, the last one at tls://127.0.0.1:")
+    assert began(dies) == LOSSES
+
+
+@pytest.mark.parametrize("executor", [{"memory": "400MB"}], indirect=True)
+def test_want_of_memory_is_told_and_not_tried_again(executor: DaskExecutor, tmp_path: Path) -> None:
+    (eats,) = groups(tmp_path, "eats")
+    ended, _ = outcomes(executor, [eats])
+    assert ended["eats"] is not None
+    assert ended["eats"].message.startswith("it needs more memory than its worker has (400MB). Raise memory in [")
+    assert began(eats) == 1
+
+
+@pytest.mark.parametrize("executor", [{"memory": "400MB", "most_memory": "1GB"}], indirect=True)
+def test_want_of_memory_is_met_with_more(executor: DaskExecutor, tmp_path: Path) -> None:
+    well, eats = asked = groups(tmp_path, "well", "eats")
+    ended, said = outcomes(executor, asked)
+    assert ended == {"well": None, "eats": None}
+    assert said == ["1 groups need more memory: 800MB\n"]
+    assert (began(well), began(eats)) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        (Profile("x"), None),
+        (Profile("x", "slurm", 8, memory="4GB", most_memory="4GB"), None),
+        (Profile("x", "slurm", 8, memory="4GB", most_memory="20GB"), ("8000MB", 8)),
+        (Profile("x", "slurm", 8, memory="4GB", most_memory="6GB"), ("6000MB", 8)),
+        (Profile("x", "local", 5, memory="4GB", most_memory="20GB"), ("8000MB", 2)),
+        (Profile("x", "local", 1, memory="4GB", most_memory="20GB"), ("8000MB", 1)),
+    ],
+)
+def test_more_memory_is_twice_as_much(profile: Profile, expected: tuple[str, int] | None) -> None:
+    more = with_more_memory(profile)
+    assert (more and (more.memory, more.workers)) == expected
+
+
+def test_losses_are_forgiven_where_something_was_kept(tmp_path: Path) -> None:
+    (group,) = groups(tmp_path, "well")
+    losses = Losses()
+    for number in range(3 * LOSSES):
+        (tmp_path / "0" / ".checkpoint").write_text("x" * (number // 2))
+        assert not losses.count(group)
+    assert [losses.count(group) for _ in range(LOSSES)][-1]
+
+
+def test_the_death_of_a_running_scheduler_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    dask = str(Path(sys.executable).with_name("dask"))
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen(
+        [dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file], **quiet
+    )
+    try:
+        while not file.exists():
+            assert scheduler.poll() is None
+            time.sleep(0.05)
+        executor = DaskExecutor(Profile("test", "scheduler", scheduler_file=str(file)), (), None)
+        submitted = executor.submit(groups(tmp_path, "well"), lambda _: None)
+        scheduler.kill()
+        with pytest.raises(UserError, match=r"The scheduler of dask \(.*scheduler\.json\) is gone"):
+            next(submitted)
+    finally:
+        scheduler.kill()
+        scheduler.wait()
