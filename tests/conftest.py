@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import awkward as ak
 import numpy as np
@@ -17,6 +17,9 @@ import uproot
 from analysis.splitting import event_identity, is_test
 from analysis.table import EventTable
 from tests.toy import Finished, Law, toy
+
+if TYPE_CHECKING:
+    from workflow.tasks.train import TrainFolds
 
 
 @pytest.fixture(scope="session")
@@ -113,3 +116,37 @@ def here(law: Law, monkeypatch: pytest.MonkeyPatch) -> Law:
     monkeypatch.setenv("EVENTFOLD_RESULTS", str(law.results))
     monkeypatch.setenv("TOY_DATA", str(law.home / "toy" / "data"))
     return law
+
+
+@pytest.fixture
+def section() -> Iterator[dict[str, str]]:
+    """The keys of `[cluster_test]`, which are put into law's configuration when it is asked for."""
+    from law.config import Config
+
+    config = Config.instance()
+    keys: dict[str, str] = {}
+    config.add_section("cluster_test")
+    yield keys
+    config.remove_section("cluster_test")
+
+
+class Networks(Protocol):
+    """Networks that are not trained yet, for a workflow type and a cluster."""
+
+    def __call__(self, kind: str, cluster: str = "test") -> TrainFolds: ...
+
+
+@pytest.fixture
+def networks(here: Law, monkeypatch: pytest.MonkeyPatch) -> Networks:
+    """With a batch system's programs as if they were there."""
+    from workflow.tasks.train import TrainFolds
+
+    monkeypatch.setattr(shutil, "which", str)
+    monkeypatch.setattr("law.task.proxy.global_cmdline_args", lambda **_: {})  # there is no command line
+
+    def make(kind: str, cluster: str = "test") -> TrainFolds:
+        task = TrainFolds(analysis=here.analysis, workflow=kind, cluster=cluster, set=("seed=9",))
+        task.scheduler_messages = None  # nor a worker of luigi's
+        return task
+
+    return make

@@ -10,13 +10,10 @@ import shutil
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -26,37 +23,8 @@ import pytest
 
 from analysis.errors import UserError
 from tests.toy import ROOT, Law, ran
-from workflow.claims import Stamp
-from workflow.execution.clusters import Kind, Profile, bootstrap, lines, names, profile, profile_of, start
-from workflow.execution.executor import Group, Message
-from workflow.execution.job import mistake_file, read_groups, run, write_groups
+from workflow.execution.clusters import Kind, Profile, bootstrap, lines, profile, start
 from workflow.tasks.train import TrainFolds
-
-Networks = Callable[..., TrainFolds]
-
-
-@pytest.fixture
-def section() -> Iterator[dict[str, str]]:
-    """The keys of `[cluster_test]`, which are put into law's configuration when it is asked for."""
-    config = law.config.Config.instance()
-    keys: dict[str, str] = {}
-    config.add_section("cluster_test")
-    yield keys
-    config.remove_section("cluster_test")
-
-
-@pytest.fixture
-def networks(here: Law, monkeypatch: pytest.MonkeyPatch) -> Networks:
-    """Networks that are not trained yet, for a workflow type, with a batch system's programs as if they were there."""
-    monkeypatch.setattr(shutil, "which", str)
-    monkeypatch.setattr("law.task.proxy.global_cmdline_args", lambda **_: {})  # there is no command line
-
-    def make(kind: str, cluster: str = "test") -> TrainFolds:
-        task = TrainFolds(analysis=here.analysis, workflow=kind, cluster=cluster, set=("seed=9",))
-        task.scheduler_messages = None  # nor a worker of luigi's
-        return task
-
-    return make
 
 
 def parsed(section: dict[str, str]) -> Profile:
@@ -72,6 +40,11 @@ def test_a_profile_is_read(section: dict[str, str]) -> None:
     assert lines(found.directives) == ["--a=1", "--b"]
     assert not found.ship_code
     assert parsed(section | {"ship_code": "true"}).ship_code
+
+
+@pytest.mark.parametrize("name", ["local", "slurm", "slurm_gpu", "htcondor"])
+def test_profiles_that_ship(name: str) -> None:
+    assert profile(name).name == name
 
 
 @pytest.mark.parametrize(
@@ -240,242 +213,3 @@ def test_steps_run_on_the_workers_of_a_cluster(law: Law) -> None:
     assert ran(done)["TrainFolds"] == 3
     (port,) = re.findall(r"^dashboard: http://127\.0\.0\.1:(\d+)/status$", done.stderr, re.MULTILINE)
     assert f"ssh -N -L {port}:127.0.0.1:{port} " in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        (
-            "slurm",
-            r"""#!/usr/bin/env bash
-
-#SBATCH --job-name=eventfold-TrainFolds
-#SBATCH --partition=long
-#SBATCH --output=JOBS/RUN-1-0.log
-#SBATCH --error=JOBS/RUN-1-0.log
-#SBATCH --chdir=HERE
-#SBATCH --open-mode=append
-#SBATCH --export=NONE
-#SBATCH --mem=3815M
-#SBATCH --account=physics
-#SBATCH --time=2:00:00
-#SBATCH --gres=gpu:1
-#SBATCH --constraint=a100
-
-exec JOBS/RUN.sh JOBS/RUN-1-0.json --gpu
-""",
-        ),
-        (
-            "htcondor",
-            r"""universe = vanilla
-executable = JOBS/RUN.sh
-notification = Never
-initialdir = HERE
-output = JOBS/RUN-1-0.log
-getenv = False
-batch_name = eventfold-TrainFolds
-request_memory = 3815MB
-request_disk = 3815MB
-request_gpus = 1
---constraint=a100
-environment = "LAW_HTCONDOR_JOB_CLUSTER=$(Cluster) LAW_HTCONDOR_JOB_PROCESS=$(Process)"
-arguments = "'JOBS/RUN-1-0.json' --gpu"
-queue
-""",
-        ),
-    ],
-)
-def test_a_job_is_described_by_its_profile(
-    kind: str, expected: str, section: dict[str, str], networks: Networks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    section |= {"kind": kind, "queue": "long", "account": "physics", "walltime": "2:00:00", "workers": "1", "gpus": "1"}
-    section |= {"memory": "4GB", "directives": "--constraint=a100", "skip": "cpus"}
-    parsed(section)
-    task = networks(kind)
-    branches = (0, 2)
-    fingerprints = tuple(task.as_branch(branch).fingerprint for branch in branches)
-    group = training_group(branches, fingerprints, (None, (1, 2, 3)), (("analysis", task.analysis),))
-    found = refused(task, group, monkeypatch)
-    text = re.sub("/[0-9a-f]{8}(?=[-.])", "/RUN", found.description.replace(str(task.workflow_proxy.folder), "JOBS"))
-    assert text.replace(str(Path.cwd()), "HERE") == expected
-    assert found.groups == [group]
-    assert found.message == "TrainFolds: no such queue. See [cluster_test] of law.cfg."
-    assert list(task.workflow_proxy.folder.iterdir()) == []
-
-
-class Refused(NamedTuple):
-    """What a job would have been that the batch system has refused."""
-
-    description: str
-    script: str
-    groups: list[Group]
-    message: str
-
-
-def refused(task: TrainFolds, group: Group, monkeypatch: pytest.MonkeyPatch) -> Refused:
-    """Submit a group to a batch system that refuses it."""
-    proxy = task.workflow_proxy
-    found: list[str | list[Group]] = []
-
-    def refuse(description: str | list[str], **_: object) -> None:
-        (path,) = law.util.make_list(description)
-        folder = Path(path).parent
-        (script,) = folder.glob("*.sh")
-        found.extend([Path(path).read_text(), script.read_text(), read_groups(next(folder.glob("*-1-0.json")))])
-        raise RuntimeError("no such queue")
-
-    monkeypatch.setattr(proxy.job_manager, "submit", refuse)
-    with pytest.raises(UserError) as error:
-        list(proxy.executor().submit([group], lambda _: None))
-    return Refused(*found, str(error.value))  # type: ignore[arg-type]
-
-
-SITES = {
-    "slurm": (
-        {"#SBATCH --mem=4G", "#SBATCH -t 4:00:00"},
-        {"#SBATCH --mem=3815M", "#SBATCH --time=4:00:00"},
-    ),
-    "slurm_gpu": (
-        {"#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "#SBATCH --mem=3G", "#SBATCH -t 4:00:00"},
-        {"#SBATCH --partition=gpu", "#SBATCH --gres=gpu:1", "#SBATCH --mem=2862M", "#SBATCH --time=4:00:00"},
-    ),
-    "htcondor": (
-        {"MY.DaskWorkerMemory = 4000000000", "Executable = /bin/bash"},
-        {"request_memory = 3815MB", "request_disk = 3815MB"},
-    ),
-    "htcondor_gpu": (
-        {"MY.DaskWorkerMemory = 4000000000", "request_gpus = 1"},
-        {"request_memory = 3815MB", "request_gpus = 1"},
-    ),
-    "cern": (
-        {"MY.DaskWorkerMemory = 2000000000", '+JobFlavour = "longlunch"'},
-        {"request_memory = 1908MB", '+JobFlavour = "longlunch"'},
-    ),
-    "cern_gpu": (
-        {"MY.DaskWorkerMemory = 4000000000", "request_gpus = 1", '+JobFlavour = "workday"'},
-        {"request_memory = 3815MB", "request_gpus = 1", '+JobFlavour = "workday"'},
-    ),
-    "naf": (
-        {"MY.DaskWorkerMemory = 2000000000", 'Request_OpSysAndVer = "RedHat9"'},
-        {"request_memory = 1908MB", 'Request_OpSysAndVer = "RedHat9"'},
-    ),
-    "naf_gpu": (
-        {"request_gpus = 1", 'Request_OpSysAndVer = "RedHat9"', "+RequestRuntime = 28800"},
-        {"request_gpus = 1", 'Request_OpSysAndVer = "RedHat9"', "+RequestRuntime = 28800"},
-    ),
-    "maxwell": (
-        {"#SBATCH -p allcpu", "#SBATCH --nodes=1", "#SBATCH --mem=8G", "#SBATCH -t 4:00:00"},
-        {"#SBATCH --partition=allcpu", "#SBATCH --nodes=1", "#SBATCH --mem=7630M", "#SBATCH --time=4:00:00"},
-    ),
-    "maxwell_gpu": (
-        {"#SBATCH -p maxgpu", "#SBATCH --constraint=V100|A100", "#SBATCH -t 8:00:00", "nvidia-smi -L || exit 1"},
-        {"#SBATCH --partition=maxgpu", "#SBATCH --constraint=V100|A100", "#SBATCH --time=8:00:00"},
-    ),
-}
-"""Lines that matter in what each profile of law.cfg submits: through dask, and through law."""
-
-
-def test_every_profile_that_ships_is_tried() -> None:
-    shipped = set(re.findall(r"^\[cluster_(\w+)\]", (ROOT / "law.cfg").read_text(), re.MULTILINE))
-    assert shipped == {"local", *SITES}
-    assert shipped <= set(names())
-    assert {profile(name).gpu_cluster for name in shipped} <= {"", *shipped}
-
-
-def scripts_of_dask(folder: Path) -> dict[str, str]:
-    """What dask would submit for each profile."""
-    shutil.which, socket.getfqdn = str, lambda: "127.0.0.1"  # type: ignore[assignment]
-    found = {}
-    for name in SITES:
-        with start(profile(name), folder / name, ()) as cluster:
-            found[name] = cluster.job_script()
-    return found
-
-
-@pytest.fixture(scope="module")
-def submitted_by_dask(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The same, from a process of its own: dask-jobqueue leaves the files of its certificates open."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(scripts_of_dask, tmp_path_factory.mktemp("clusters")).result()
-
-
-@pytest.mark.parametrize("name", SITES)
-def test_a_site_gets_what_it_wants_from_dask(name: str, submitted_by_dask: dict[str, str]) -> None:
-    expected, _ = SITES[name]
-    assert expected <= set(submitted_by_dask[name].splitlines())
-    assert ("gres" in submitted_by_dask[name]) == (name == "slurm_gpu")
-
-
-@pytest.mark.parametrize("name", SITES)
-def test_a_site_gets_what_it_wants_from_law(name: str, networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = networks(profile(name).kind, name)
-    monkeypatch.setattr(TrainFolds, "wants_gpu", False)  # or it would go to gpu_cluster
-    assert profile_of(task).name == name
-    group = training_group((0,), (task.as_branch(0).fingerprint,))
-    found = refused(task, group, monkeypatch)
-    _, expected = SITES[name]
-    assert expected <= set(found.description.splitlines())
-    assert ("gres" in found.description) == (name == "slurm_gpu")
-    assert (" --gpu" in found.description) == bool(profile(name).gpus)
-    assert set(lines(profile(name).prologue)) <= set(found.script.splitlines())
-
-
-def training_group(
-    branches: tuple[int, ...],
-    fingerprints: tuple[str, ...],
-    stamps: tuple[Stamp, ...] = (None,),
-    parameters: tuple[tuple[str, str], ...] = (),
-) -> Group:
-    folders = tuple(f"/store/{branch}" for branch in branches)
-    module, family = TrainFolds.__module__, TrainFolds.__name__
-    return Group(0, module, family, parameters, branches, "toy", fingerprints, stamps, folders, True)
-
-
-def test_jobs_of_a_wrong_size_are_refused(section: dict[str, str], networks: Networks) -> None:
-    section |= {"kind": "slurm", "memory": "much"}
-    parsed(section)
-    proxy = networks("slurm").workflow_proxy
-    with pytest.raises(UserError, match=r"\[cluster_test\]: memory is 'much'; expected a size, such as 4GB"):
-        list(proxy.executor().submit([training_group((0,), ("",))], lambda _: None))
-
-
-def test_a_job_that_is_lost_again_and_again_is_given_up(
-    section: dict[str, str], networks: Networks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    section |= {"kind": "slurm", "poll": "0"}
-    parsed(section)
-    task = networks("slurm")
-    proxy = task.workflow_proxy
-    manager = proxy.job_manager
-    submitted, cancelled = [], []
-    said: list[Message] = []
-
-    def submit(*_: object, **__: object) -> int:
-        submitted.append(len(submitted) + 1)
-        return submitted[-1]
-
-    def query(ids: list[int], **_: object) -> dict[int, object]:
-        return {job: manager.job_status_dict(job, manager.FAILED, error="NODE_FAIL") for job in ids}
-
-    monkeypatch.setattr(manager, "submit", submit)
-    monkeypatch.setattr(manager, "query", query)
-    monkeypatch.setattr(manager, "cancel", lambda ids, **_: cancelled.extend(law.util.make_list(ids)) or {5: None})
-    group = training_group((0,), (task.as_branch(0).fingerprint,))
-    with pytest.raises(
-        UserError, match=r"Job 5 of TrainFolds \(branch 0\) is the last of 5 that were lost \(NODE_FAIL\)"
-    ):
-        list(proxy.executor().submit([group], said.append))
-    assert submitted == [1, 2, 3, 4, 5]
-    assert set(cancelled) == {1, 2, 3, 4, 5}
-    assert "Job 4 of TrainFolds (branch 0) was lost (NODE_FAIL), and runs again\n" in [message.text for message in said]
-
-
-def test_a_job_says_why_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    groups = tmp_path / "1.json"
-    assert run(groups, gpu=True) == 0  # its head has taken it back
-    assert not mistake_file(groups).exists()
-    write_groups(groups, [])
-    assert run(groups, gpu=False) == 0
-    assert run(groups, gpu=True) == 1
-    assert "CUDA_VISIBLE_DEVICES is empty" in mistake_file(groups).read_text()

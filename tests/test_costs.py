@@ -182,6 +182,8 @@ class TestGpu:
     def test_no_driver_is_no_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(counters, "NVML_LIBRARY", "libno-such-library.so.1")
         assert counters.open_nvml.__wrapped__() is None
+        monkeypatch.setattr(counters, "NVML_LIBRARY", None)  # some other library, which has none of the functions
+        assert counters.open_nvml.__wrapped__() is None
 
     def test_a_gpu_counts_while_work_asks_it_for_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         library, torch, clock = FakeNvml(), FakeTorch(), SimpleNamespace(now=1000.0)

@@ -179,7 +179,9 @@ def test_a_mistake_shows_before_anything_is_started(law: Law, arguments: tuple[s
     assert not list((law.store / "runs").glob("*.json"))
 
 
-def test_a_run_elsewhere_is_named(here: Law, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_elsewhere_is_named(
+    here: Law, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = Report(analysis=here.analysis)
     path = Path(here.store / "runs" / f"Report-{task.fingerprint}.json")
     run = detached.Run("elsewhere", 12, 11, "2026-01-01T00:00:00Z")
@@ -188,6 +190,11 @@ def test_a_run_elsewhere_is_named(here: Law, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("workflow.claims.is_at_work", lambda host, pid: (host, pid) == ("elsewhere", 12))
     with pytest.raises(UserError, match=r"process 12 on elsewhere.*Start this command there"):
         detached.reattach(task)
+    capsys.readouterr()
+    detached.detach(task)
+    said = capsys.readouterr().err
+    assert "looking for its signs of life ...\n" in said
+    assert "kill 12 (on elsewhere)" in said
     monkeypatch.setattr("workflow.claims.is_at_work", lambda host, pid: False)  # noqa: ARG005
     detached.reattach(task)
     assert not path.exists()

@@ -332,6 +332,19 @@ def test_what_cannot_be_deleted_is_one_message(here: Law, prune: Any, monkeypatc
         prune(yes=True)
 
 
+def test_what_runs_have_left_goes_though_all_outputs_are_reached(here: Law, prune: Any) -> None:
+    log = here.store / "jobs" / "TrainFolds" / "0123456789abcdef" / "1.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("ten bytes.")
+    told = prune()
+    assert NOTHING in told
+    assert "Not reached: 0 outputs, 0 B; logs, copies of code and environments of jobs, 10 B. " in " ".join(told)
+    assert log.exists()
+    assert any(line.startswith("Deleted: 0 outputs") for line in prune(yes=True))
+    assert not log.exists()
+    assert prune(yes=True)[-1] == NOTHING
+
+
 def test_an_empty_store_has_nothing_to_prune(tmp_path: Path) -> None:
     told = Law(tmp_path)("Prune", "--yes").stdout
     assert told.splitlines() == ["Reached: nothing", NOTHING]

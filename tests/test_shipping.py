@@ -107,14 +107,29 @@ def test_each_state_has_one_copy(project: Path, here: Law) -> None:
     (project / "requirements.lock").write_text("more")
     assert ship(folder).variables != first.variables
     assert not list((here.store / "clusters" / "code").glob(".stage-*"))
-    shipping.forget()
-    assert not first.project.exists()
+    gone = set(shipping.left())
+    assert {found.project.parent for found in (first, second, third)} <= gone
+    environments = [Path(dict(found.variables)["EVENTFOLD_VENV"]) for found in (first, ship(folder))]
+    assert [path in gone for path in environments] == [True, False], "that of other packages goes"
 
 
 def test_events_are_not_shipped_by_mistake(project: Path, here: Law, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workflow.execution.shipping.LARGEST", 5_000_000)
     (project / "analysis" / "events.parquet").write_bytes(bytes(6_000_000))
     with pytest.raises(UserError, match=r"events\.parquet has 6 MB; at most 5 MB are copied"):
+        ship(here.home / "toy")
+
+
+def test_a_file_that_cannot_be_read_is_named(project: Path, here: Law, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "law.cfg":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=rf"can't be copied: .*Permission denied: '{project}/law\.cfg'"):
         ship(here.home / "toy")
 
 
@@ -153,12 +168,14 @@ def test_a_copy_takes_no_name(project: Path, here: Law, first: str) -> None:
 
 
 def test_pruning_removes_copies_and_logs_but_takes_none_for_an_output(here: Law) -> None:
-    files = ("runs/Report-0.json", "runs/Report-0.log", "clusters/code/0123456789abcdef/project/setup.sh")
+    copy = "clusters/code/0123456789abcdef/project"
+    files = [f"{copy}/setup.sh", "clusters/environments/0123456789abcdef/bin/python", "clusters/slurm/job.err"]
+    files += ["runs/Report-0.json", "runs/Report-0.log", "jobs/TrainFolds/0123456789abcdef/1.log"]
     for name in files:
         (here.store / name).parent.mkdir(parents=True, exist_ok=True)
         (here.store / name).touch()
         os.utime(here.store / name, (0, 0))
-    os.utime(here.store / "clusters/code/0123456789abcdef/project", (0, 0))
-    assert "clusters" not in {output.step for output in pruning.unreached(pruning.Reach(), 0)}
+    os.utime(here.store / copy, (0, 0))
+    assert {"clusters", "jobs"}.isdisjoint(output.step for output in pruning.unreached(pruning.Reach(), 0))
     pruning.delete([])
     assert [name for name in files if (here.store / name).exists()] == []

@@ -72,7 +72,7 @@ def detach(task: Any) -> None:
     note.parent.mkdir(parents=True, exist_ok=True)
     with claims.claim(note.with_suffix(".starting"), _say):
         run = _read(note)
-        if run is not None and run.alive:
+        if run is not None and _lives(name, run):
             _say(f"{name} runs detached already ({run.place}); nothing was started.")
         else:
             note.unlink(missing_ok=True)
@@ -94,9 +94,7 @@ def reattach(task: Any) -> None:
     run = _read(note)
     if run is None:
         return
-    if run.code is None and not run.here:
-        _say(f"{name} was run detached on another machine ({run.place}): looking for its signs of life ...")
-    if run.alive:
+    if _lives(name, run):
         if not run.here:
             raise UserError(
                 f"{name} runs detached on another machine ({run.place}). Start this command there to reattach, or look "
@@ -113,11 +111,15 @@ def reattach(task: Any) -> None:
     note.unlink(missing_ok=True)
 
 
-def forget() -> None:
-    """Remove the notes and logs of all detached runs; for when none is at work."""
-    for path in _folder().glob("*"):
-        if path.suffix in (".json", ".log"):
-            path.unlink(missing_ok=True)
+def _lives(name: str, run: Run) -> bool:
+    if run.code is None and not run.here:
+        _say(f"{name} was run detached on another machine ({run.place}): looking for its signs of life ...")
+    return run.alive
+
+
+def left() -> list[Path]:
+    """The notes and logs of detached runs, which nothing needs when none is at work."""
+    return [path for path in _folder().glob("*") if path.suffix in (".json", ".log")]
 
 
 def keep(note: Path, command: Sequence[str]) -> None:

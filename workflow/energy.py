@@ -164,10 +164,12 @@ class Nvml:
 
     Raises:
         OSError: The library does not start, as without a driver.
+        AttributeError: It is none of NVIDIA's, as in some containers, or too old.
     """
 
     def __init__(self, library: Any) -> None:
-        self._library = library
+        self._energy = library.nvmlDeviceGetTotalEnergyConsumption
+        self._limit = library.nvmlDeviceGetEnforcedPowerLimit
         if library.nvmlInit_v2() != 0:
             raise OSError("NVML does not start")
         count = ctypes.c_uint(0)
@@ -181,11 +183,11 @@ class Nvml:
 
     def energies(self) -> dict[str, float]:
         """Joules since the driver was loaded, by UUID as torch writes it, of the GPUs that count them."""
-        return {uuid: count / 1e3 for uuid, count in self._ask(self._library.nvmlDeviceGetTotalEnergyConsumption)}
+        return {uuid: count / 1e3 for uuid, count in self._ask(self._energy)}
 
     def limits(self) -> dict[str, float]:
         """Power limits in W, by UUID as torch writes it."""
-        return {uuid: limit / 1e3 for uuid, limit in self._ask(self._library.nvmlDeviceGetEnforcedPowerLimit)}
+        return {uuid: limit / 1e3 for uuid, limit in self._ask(self._limit)}
 
     def _ask(self, function: Any) -> Iterator[tuple[str, int]]:
         for uuid, handle in self._handles.items():
@@ -199,7 +201,7 @@ def open_nvml() -> Nvml | None:
     """The counters of the GPUs; None where there is no driver."""
     try:
         return Nvml(ctypes.CDLL(NVML_LIBRARY))
-    except OSError:
+    except (OSError, AttributeError):
         return None
 
 

@@ -203,8 +203,18 @@ def release(task: Any) -> None:
         _remove(path)
 
 
+def leftovers() -> list[Path]:
+    """Logs of runs and jobs, copies of code and environments of jobs, which nothing needs when no run is at work.
+
+    The environment that the next run's jobs would have stays.
+    """
+    clusters = store_folder() / "clusters"
+    others = [path for path in clusters.glob("*") if path.name not in ("code", "environments")]
+    return [*(store_folder() / "jobs").glob("*"), *others, *shipping.left(), *detached.left()]
+
+
 def delete(outputs: Iterable[Output]) -> None:
-    """Delete outputs, each whole or not at all, and what is kept beside them for their sake."""
+    """Delete outputs, each whole or not at all, what is kept beside them for their sake, and what runs have left."""
     chosen = list(outputs)
     for folder, files in _to_delete(chosen).items():
         # Provenance last: where this ends halfway, what is left is known for what it is.
@@ -315,8 +325,9 @@ def _tidy() -> None:
         if path.stem not in named:
             path.unlink(missing_ok=True)
     forget_files()
-    detached.forget()
-    shipping.forget()
+    for path in leftovers():
+        with suppress(OSError):  # of another user
+            _remove(path)
     beside = {link.parent for link in published()}
     for path in (store / "published").glob("*.json"):
         link = Path(_read_register(path, "link"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -28,8 +29,8 @@ prologue: echo variables: $(compgen -e)
 LONGER = ("--set", "training.epochs=400", "--set", "training.patience=null", "--checkpoint", "0.5")
 """For the networks alone, where all that they stand on is there."""
 
-ONE = ("ComputeFeatures", "--group", "features", "--branches", "0")
-"""One branch, which calls `mass` of physics.py."""
+FEATURES = ("ComputeFeatures", "--group", "features", "--branches")
+"""Branches that call `mass` of physics.py: the first ones of signal, the later ones of background."""
 
 
 @pytest.fixture(autouse=True)
@@ -79,18 +80,25 @@ def test_the_summary_is_that_of_local_processes(law: Law, slurm: Slurm) -> None:
     assert (batch.store / "jobs").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_mistake_is_told_once_with_the_end_of_its_log(law: Law, slurm: Slurm) -> None:
-    replace(law.home / "toy" / "physics.py", "return 2 * values", 'raise ValueError("bad weather")')
-    before = len(queue(slurm, "all"))
-    done = law(*ONE, "--analysis", law.analysis, *CLUSTER, ok=False)
+def test_a_mistake_is_told_once_and_the_other_branches_go_on(law: Law, slurm: Slurm) -> None:
+    """In folders whose names hold what shells and batch systems take for something else."""
+    there = Law(law.home.rename(law.home.with_name("it's 100% mine")))
+    guarded = 'if ak.min(values) > 5.9:\n        raise ValueError("bad weather")\n    return 2 * values'
+    replace(there.home / "toy" / "physics.py", "return 2 * values", guarded)
+    before, made = len(queue(slurm, "all")), set(there.store.glob("ComputeFeatures/*/*/provenance*.json"))
+    done = there(*FEATURES, "0,4,5", "--analysis", there.analysis, *CLUSTER, ok=False)
     assert done.returncode != 0
-    assert done.stderr.count("error: ") == 1
-    assert done.stderr.count("ValueError: bad weather") == 1
-    assert f"failed. Its log is {law.store}/jobs/ComputeFeatures/" in done.stderr
-    assert "ends with:\nvariables: " in done.stderr
-    assert "ValueError: bad weather" in logs(law, "ComputeFeatures")[0]
-    assert len(queue(slurm, "all")) == before + 1
+    assert re.search(
+        r"error: ComputeFeatures \(signal .*\): mass\(events\) failed .*: ValueError: bad weather", done.stderr
+    )
+    assert "polling took" not in done.stderr, "law's own messages"
+    assert "1 of 3 branches failed (signal " in done.stderr
+    assert done.stderr.count("error: ") == 2
+    assert len(queue(slurm, "all")) == before + 2, "nothing runs again"
+    assert any("ValueError: bad weather" in log for log in logs(there, "ComputeFeatures"))
+    assert len(set(there.store.glob("ComputeFeatures/*/*/provenance*.json")) - made) == 2
     assert queue(slurm) == []
+    assert {path.suffix for path in (there.store / "jobs").rglob("*") if path.is_file()} == {".log"}
 
 
 def test_jobs_outlive_a_killed_head_and_a_lost_one_runs_again(law: Law, slurm: Slurm) -> None:
@@ -113,7 +121,8 @@ def test_jobs_outlive_a_killed_head_and_a_lost_one_runs_again(law: Law, slurm: S
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_job(law: Law, slurm: Slurm, number: signal.Signals) -> None:
     head = law.start("TrainFolds", "--analysis", law.analysis, *LONGER, *CLUSTER)
-    until(lambda: queue(slurm, "RUNNING"), head)
+    news = '"said", "folds'  # what the training tells while it goes on
+    until(lambda: any(news in path.read_text() for path in law.store.glob("jobs/TrainFolds/*/*.news")), head)
     head.send_signal(number)
     _, said = head.communicate()
     assert "interrupted: what is complete stays" in said
@@ -137,10 +146,11 @@ def test_a_job_of_other_code_fails(law: Law, slurm: Slurm) -> None:
 def test_want_of_memory(law: Law) -> None:
     hungry = "held = bytearray(700_000_000)\n    import time\n    time.sleep(3)\n    return 2 * values"
     replace(law.home / "toy" / "physics.py", "return 2 * values", hungry)
-    done = law(*ONE, "--analysis", law.analysis, *CLUSTER, ok=False)
+    done = law(*FEATURES, "0", "--analysis", law.analysis, *CLUSTER, ok=False)
     assert done.returncode != 0
-    assert "out of memory, now with 763 MB" in done.stderr
-    assert "ran out of its memory, 763 MB. Raise memory in [cluster_test] of law.cfg, or most_memory" in done.stderr
+    assert "out of memory, now with 800MB" in done.stderr
+    assert "it needs more memory than job" in done.stderr
+    assert "has (800MB). Raise memory in [cluster_test] of law.cfg, or most_memory" in done.stderr
 
 
 def test_a_cluster_of_another_kind_is_refused(law: Law) -> None:

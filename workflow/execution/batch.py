@@ -11,10 +11,10 @@ import math
 import os
 import re
 import shlex
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ import law
 from law.job.dashboard import NoJobDashboard
 
 from analysis.errors import UserError
-from workflow.claims import changed
+from workflow.claims import changed, is_at_work
+from workflow.execution import logs
 from workflow.execution.clusters import (
     DEFAULT_MEMORY,
     Profile,
@@ -34,22 +35,25 @@ from workflow.execution.clusters import (
     profile_of,
     require_submission,
     variables_of,
+    with_more_memory,
 )
-from workflow.execution.dask import LOSSES
+from workflow.execution.dask import LOSSES, Losses
 from workflow.execution.executor import Executor, Failure, Group, GroupProxy, Message, close_at_end
-from workflow.execution.job import mistake_file, write_groups
+from workflow.execution.job import news_file, read_news, write_groups
 from workflow.execution.shipping import ship
 from workflow.store import atomic_write, store_folder
 
 law.contrib.load("slurm", "htcondor")
 
-TAIL = 20
-"""Lines of a log that are shown when its job has failed."""
+LATE = 60.0
+"""Seconds for which what a job has made may stay unseen here once it has ended well: NFS remembers that long."""
 
 # Slurm has a state for want of memory only with cgroups; otherwise its daemon says in the log why it has killed a job.
 # HTCondor holds a job and says why.
-_STARVED = re.compile("OUT_OF_MEMORY|memory (?:limit|usage)", re.IGNORECASE)
+_STARVED = re.compile("OUT_OF_ME|memory (?:limit|usage)", re.IGNORECASE)  # sacct writes OUT_OF_ME+
 _STARVED_LOG = re.compile("^slurmstepd\\S*: error: .*(?:memory limit|oom.kill)", re.IGNORECASE | re.MULTILINE)
+_RESUMED = ("SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "RESV_DEL_HOLD")
+"""States of Slurm from which a job goes on; law takes them for failures."""
 
 
 class JobsProxy(GroupProxy):
@@ -69,6 +73,8 @@ class JobsProxy(GroupProxy):
                 f"{chosen.kind}, where {kind} is needed. Clusters of that kind: {fitting}."
             )
         require_submission(chosen)
+        for key in ("memory", "most_memory", "disk"):
+            _megabytes(chosen, key)
         self._profile = chosen
         self._shipped = ship(self.task.plan.analysis.folder) if chosen.ship_code else None
         self._place = os.getcwd() if self._shipped is None else str(self._shipped.project)
@@ -86,14 +92,22 @@ class JobsProxy(GroupProxy):
     def rounds(
         self, groups: Sequence[Group], hear: Callable[[Message], None]
     ) -> Iterator[tuple[Group, Failure | None]]:
-        """Run groups in jobs and yield each as its outputs are there.
+        """Run groups in jobs and yield each as its outputs are there, or with why it has failed.
 
         Raises:
-            UserError: A branch failed by its own mistake, or its jobs were lost again and again.
+            UserError: The batch system takes no job, or does not answer.
         """
         self._groups, self._hear = groups, hear
-        self._run = uuid.uuid4().hex[:8]
-        self._memory: dict[int, int] = {}
+        self._number = {branch: group.number for group in groups for branch in group.branches}
+        self._run, self._head = uuid.uuid4().hex[:8], [socket.gethostname(), os.getpid()]
+        # By the number of a job: what it is given, how far its news have been read, the first branch of the group that
+        # it is at, and when it was first seen to have ended well.
+        self._given: dict[int, Profile] = {}
+        self._read: dict[int, int] = {}
+        self._at: dict[int, int] = {}
+        self._ended: dict[int, float] = {}
+        self._starved: set[int] = set()
+        self._losses = Losses()
         branches = self.task.get_branch_tasks()
         self._tasks = {branch: branches[branch] for group in groups for branch in group.branches}
         (store_folder() / "jobs").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -102,49 +116,55 @@ class JobsProxy(GroupProxy):
         self.job_file_factory = self.create_job_file_factory(dir=str(self.folder), mkdtemp=False, cleanup=False)
         self._existing_branches: set[int] = set()
         self._ready: set[int] = set()
+        self._failed: dict[int, Failure] = {}
         self._script = self._write_script()
         self._share_out()
         close_at_end(self.take_back)
         left = list(groups)
         try:
             while True:
-                self.poll()
-                for group in left:
-                    if self.running().intersection(group.branches):
-                        hear(Message(group.number, "started"))
-                for group in [group for group in left if self._made(group.branches)]:
+                self._poll()
+                for group in [group for group in left if self._settled(group.branches)]:
                     left.remove(group)
-                    yield group, None
+                    yield group, next((self._failed[b] for b in group.branches if b in self._failed), None)
+                # One that still waits has nothing left to do, and is taken back.
                 jobs = self.job_data.jobs.values()
-                if not left and all(job["status"] == self.job_manager.FINISHED for job in jobs):
+                if not left and not any(job["status"] == self.job_manager.RUNNING for job in jobs):
                     return
                 time.sleep(self._profile.poll)
         finally:
             self.take_back()
 
-    def running(self) -> set[int]:
-        """Branches whose jobs run."""
-        jobs = self.job_data.jobs.values()
-        return {branch for job in jobs if job["status"] == self.job_manager.RUNNING for branch in job["branches"]}
+    def _poll(self) -> None:
+        try:
+            self.poll()
+        except Exception as error:
+            if str(error) != "poll_fails exceeded":
+                raise
+            raise UserError(
+                f"{self.task.title}: {self.workflow_type} has not answered {self.task.poll_fails + 1} times, which is "
+                "told above. What is complete stays; jobs that could not be cancelled are found by the next run."
+            ) from error
 
     def take_back(self) -> None:
         """Cancel all jobs that have not finished, and remove what only they need; their logs stay."""
-        jobs = list(self.job_data.jobs.values())
-        self.job_data.update({"jobs": {}, "unsubmitted_jobs": {}})
-        known = [job for job in jobs if job["job_id"] not in (None, self.job_data.dummy_job_id)]
+        mine = [job for job in self.job_data.jobs.values() if job["extra"].get("head", self._head) == self._head]
+        known = [job for job in mine if job["job_id"] not in (None, self.job_data.dummy_job_id)]
         failed = [job["job_id"] for job in known if job["status"] == self.job_manager.FAILED]
         others = [job["job_id"] for job in known if job["status"] != self.job_manager.FAILED]
         # Before they are cancelled: one whose number is not known yet ends when it starts.
-        for path in [*self.folder.glob(f"{self._run}*"), *(Path(log) for job in jobs if (log := _log(job)))]:
-            for file in (path, path.with_suffix(".json"), mistake_file(path)):
-                if file.suffix != ".log":
-                    file.unlink(missing_ok=True)
+        for run in {self._run, *(Path(_log(job)).name.partition("-")[0] for job in mine if _log(job))}:
+            for path in self.folder.glob(f"{run}*"):
+                if path.suffix != ".log":
+                    path.unlink(missing_ok=True)
         self.job_manager.cancel_batch(failed, silent=True)  # some may be held, most are gone
         errors = self.job_manager.cancel_batch(others)
         if errors:
             self._say(f"{self.task.title}: jobs could not be cancelled: {errors[0]}\n")
-        else:
+        elif mine and len(mine) == len(self.job_data.jobs):
             Path(self._notes.abspath).unlink(missing_ok=True)
+        # At last: who presses Ctrl-C twice interrupts this, and it is done once more when the process ends.
+        self.job_data.update({"jobs": {}, "unsubmitted_jobs": {}})
 
     # What law asks
 
@@ -161,13 +181,16 @@ class JobsProxy(GroupProxy):
         """
         stem = f"{self._run}-{number}-{self.job_data.attempts.get(number, 0)}"
         groups = self.folder / f"{stem}.json"
-        parts = self._parts({b for b in branches if not self._made([b])})
+        parts = self._parts({b for b in branches if not self._settled([b])})
         write_groups(groups, [part if self._shipped is None else self._shipped.moved(part) for part in parts])
-        self._memory.setdefault(number, _megabytes(self._profile, "memory", DEFAULT_MEMORY))
+        given = self._given.setdefault(number, self._profile)
+        for told in (self._read, self._at, self._ended):
+            told.pop(number, None)
+        self._starved.discard(number)
         config.file_name = f"{stem}.description"
         config.input_files, config.executable = {}, None
         config.postfix_output_files = False
-        self.complete_description(config, groups, self._memory[number])
+        self.complete_description(config, groups, _megabytes(given, "memory"))
         return config
 
     def complete_description(self, config: Any, groups: Path, memory: int) -> None:
@@ -186,39 +209,64 @@ class JobsProxy(GroupProxy):
         made["log"] = str(Path(made["job"]).with_name(made["config"].file_name).with_suffix(".log"))
         return made
 
+    def get_extra_submission_data(self, job_file: str, job_id: Any, config: Any, log: str | None = None) -> Any:
+        """What is noted of a job beside: its log, and whose it is."""
+        return {**super().get_extra_submission_data(job_file, job_id, config, log=log), "head": self._head}
+
     def look(self) -> bool:
-        """Note what jobs have made, and judge those that have ended without; law asks before it counts.
+        """Note what jobs have made and told, and judge those that have ended without; law asks before it counts.
 
         Returns:
-            That law has to ask the branches of a finished job, too.
-
-        Raises:
-            UserError: A job should not run again.
+            That law need not ask the branches of a finished job.
         """
         for branch, task in self._tasks.items():
             if branch not in self._ready and changed(task.record) and task.present():
                 task.mark_complete()
                 self._ready.add(branch)
+        manager = self.job_manager
         for number, job in self.job_data.jobs.items():
-            if job["status"] not in (self.job_manager.FAILED, self.job_manager.RETRY):
+            self._listen(number, job)
+            if job["status"] in (manager.PENDING, manager.RUNNING):
                 continue
-            if self._made(job["branches"]):
-                job["status"] = self.job_manager.FINISHED
-            else:
+            if job["status"] == manager.FINISHED and not self._settled(job["branches"]):
+                job["error"] = "it ended without its outputs"
+                if time.monotonic() - self._ended.setdefault(number, time.monotonic()) < LATE:
+                    job["status"] = manager.RUNNING
+                    continue
+            if not self._settled(job["branches"]):
                 self._judge(number, job)
-        return True
+            job["status"] = manager.FINISHED if self._settled(job["branches"]) else manager.FAILED
+        return False
+
+    def _listen(self, number: int, job: Mapping[str, Any]) -> None:
+        """Hear what a job has told since it was last asked."""
+        if not _log(job):
+            return
+        found, self._read[number] = read_news(news_file(Path(_log(job))), self._read.get(number, 0))
+        for branch, kind, content in found:
+            if branch not in job["branches"]:
+                continue  # an earlier head asked for it
+            if kind == "failed":
+                (group,) = (group for group in self._groups if branch in group.branches)
+                self._give_up([group], Failure(**content))
+            elif kind == "starved":
+                self._starved.add(number)
+            else:
+                self._hear(Message(self._number[branch], kind, content))
+                if kind == "started":
+                    self._at[number] = branch
+
+    def _give_up(self, groups: Sequence[Group], failure: Failure) -> None:
+        for group in groups:
+            self._failed |= dict.fromkeys(group.branches, failure)
 
     def _say(self, text: str) -> None:
         self._hear(Message(self._groups[0].number, "said", text))
 
-    def tell(self, text: str) -> None:
-        """Show what law says."""
-        self._say(re.sub(r"\x1b\[[\d;]*m", "", text))
-
     def _can_skip_job(self, number: int, branches: Sequence[int]) -> bool:
         """Whether a job has nothing to do; one that runs is waited for."""
         job = self.job_data.jobs.get(number, {"job_id": None})
-        return self._made(branches) and job["job_id"] in (None, self.job_data.dummy_job_id)
+        return self._settled(branches) and job["job_id"] in (None, self.job_data.dummy_job_id)
 
     def _print_status_errors(self, failed: Mapping[int, Any]) -> None:
         for job in failed.values():
@@ -250,20 +298,33 @@ class JobsProxy(GroupProxy):
         self.job_data.update({"jobs": kept, "unsubmitted_jobs": new, "attempts": {}})
 
     def _left_by_another(self) -> dict[int, Any]:
-        """Jobs for the same branches that are in the queue: their head was killed, or is at work as this one is."""
+        """Jobs for the same branches that are in the queue: their head was killed, or is at work as this one is.
+
+        The first are this head's from now on; the second are only looked at.
+        """
+        kept: dict[int, Any] = {}
+        heads: dict[tuple[str, int], bool] = {}
         try:
             found = json.loads(Path(self._notes.abspath).read_text())["jobs"]
-            kept = {}
             for number, job in found.items():
-                branches = [branch for branch in job["branches"] if branch in self._tasks]
-                known = job["job_id"] not in (None, self.job_data.dummy_job_id)
-                if branches and known and (log := _log(job)) and not mistake_file(Path(log)).exists():
-                    kept[int(number)] = {**job, "branches": branches}
+                if job["job_id"] in (None, self.job_data.dummy_job_id) or not _log(job):
+                    continue
+                failed = {news.branch for news in read_news(news_file(Path(_log(job))))[0] if news.kind == "failed"}
+                branches = [branch for branch in job["branches"] if branch in self._tasks and branch not in failed]
+                if not branches:
+                    continue
+                host, pid = job["extra"]["head"]
+                if (host, pid) not in heads:
+                    heads[host, pid] = is_at_work(host, pid)
+                extra = job["extra"] if heads[host, pid] else {**job["extra"], "head": self._head}
+                kept[int(number)] = {**job, "branches": branches, "extra": extra}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         if kept:
             ids = ", ".join(str(job["job_id"]) for job in kept.values())
-            self._say(f"{self.task.title}: an earlier run has submitted jobs {ids}\n")
+            living = ", ".join(f"process {pid} on {host}" for (host, pid), lives in heads.items() if lives)
+            whose = f"another run ({living}) has" if living else "an earlier run has"
+            self._say(f"{self.task.title}: {whose} submitted jobs {ids}\n")
         return kept
 
     def _parts(self, branches: set[int]) -> Iterator[Group]:
@@ -279,8 +340,8 @@ class JobsProxy(GroupProxy):
                     folders=tuple(group.folders[i] for i in chosen),
                 )
 
-    def _made(self, branches: Sequence[int]) -> bool:
-        return self._ready.issuperset(branches)
+    def _settled(self, branches: Sequence[int]) -> bool:
+        return all(branch in self._ready or branch in self._failed for branch in branches)
 
     def _write_script(self) -> Path:
         """What every job runs: its environment comes from here alone."""
@@ -294,37 +355,36 @@ class JobsProxy(GroupProxy):
         return path
 
     def _judge(self, number: int, job: dict[str, Any]) -> None:
-        """Let a job run again that was lost, with more memory if it had too little.
+        """Let a job run again that was lost, with more memory if it had too little; give up what that would not help.
 
-        Raises:
-            UserError: That would not help.
+        That is the group that the job was at, or all of its groups if it had begun none.
         """
-        log = _log(job)
-        said = _tail(log)
-        mistake: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            mistake = json.loads(mistake_file(Path(log)).read_text()) if log else {}
+        groups = list(self._parts({branch for branch in job["branches"] if not self._settled([branch])}))
+        blamed = [group for group in groups if self._at.get(number) in group.branches] or groups
+        last = logs.tail(Path(_log(job)))
+        shown = "\n".join([f"The log of the job: {_log(job)}", *(f"    {line}" for line in last)])
         section = f"[cluster_{self._profile.name}] of law.cfg"
-        # Some are still in the queue: held, or suspended.
+        reason = job["error"] or "no reason known"
+        # Some are still in the queue: held, for example.
         self.job_manager.cancel(job["job_id"], silent=True)
-        if mistake.get("starved") or _STARVED.search(str(job["error"])) or _STARVED_LOG.search(said):
-            given = self._memory.get(number) or _megabytes(self._profile, "memory", DEFAULT_MEMORY)
-            most = _megabytes(self._profile, "most_memory", self._profile.memory or DEFAULT_MEMORY)
-            if given >= most:
-                raise UserError(
-                    f"{self._about(job)} ran out of its memory, {given} MB. Raise memory in {section}, or most_memory, "
-                    f"up to which such jobs ask for twice as much. What is complete stays. {_show(log, said)}"
+        if number in self._starved or _STARVED.search(reason) or _STARVED_LOG.search("\n".join(last)):
+            given = self._given.setdefault(number, self._profile)
+            more = with_more_memory(given)
+            if more is None:
+                message = (
+                    f"it needs more memory than job {job['job_id']} has ({given.memory or DEFAULT_MEMORY}). Raise "
+                    f"memory in {section}, or most_memory, up to which it is tried again with twice as much.\n{shown}"
                 )
-            self._memory[number] = min(2 * given, most)
-            job["error"] = f"out of memory, now with {self._memory[number]} MB"
-        elif mistake:
-            before = said.replace(f"error: {mistake['message']}", "").rstrip()
-            raise UserError(f"{mistake['message']}\n{self._about(job)} failed. {_show(log, before)}")
-        if self._job_retries[number] >= self.task.retries:
-            raise UserError(
-                f"{self._about(job)} is the last of {LOSSES} that were lost ({job['error'] or 'no reason known'}). If "
-                f"memory or walltime was short, raise them in {section}. What is complete stays. {_show(log, said)}"
+                self._give_up(blamed, Failure(message, True))
+            else:
+                self._given[number] = more
+                job["error"] = f"out of memory, now with {more.memory}"
+        elif given_up := [group for group in blamed if self._losses.count(group)]:
+            message = (
+                f"{LOSSES} jobs were lost under it, the last one is {job['job_id']} ({reason}), and it has kept "
+                f"nothing in between. If memory or walltime is short, raise it in {section}.\n{shown}"
             )
+            self._give_up(given_up, Failure(message, True))
 
     def _about(self, job: Mapping[str, Any]) -> str:
         numbers = ", ".join(str(branch) for branch in job["branches"])
@@ -356,7 +416,7 @@ class _Jobs:
 class JobsWorkflow:
     """What jobs of both batch systems have in common; law's own settings have one value, or follow from the profile."""
 
-    retries = LOSSES - 1
+    retries = math.inf  # which jobs run again is decided here
     no_poll = True  # which means: one round for each call of poll()
     poll_fails = 30
     tasks_per_job = 1
@@ -385,16 +445,18 @@ class JobsWorkflow:
         return self.workflow_proxy.look()
 
     def publish_message(self, message: str, **kwargs: Any) -> None:
-        """Show what law says of jobs among the lines of progress."""
-        proxy = self.workflow_proxy if self.is_workflow() else None  # type: ignore[attr-defined]
-        if isinstance(proxy, JobsProxy):
-            proxy.tell(message)
-        else:
+        """Leave out what law says of each round: the line of progress says it, and what trainings tell."""
+        if not (self.is_workflow() and isinstance(self.workflow_proxy, JobsProxy)):  # type: ignore[attr-defined]
             super().publish_message(message, **kwargs)  # type: ignore[misc]
 
 
 class SlurmManager(law.slurm.SlurmJobManager):
     """law's conversation with Slurm, which also remembers in which state a job has failed."""
+
+    @classmethod
+    def map_status(cls, status: str) -> str:
+        """law's word for a state: a job that Slurm will go on with has not failed."""
+        return str(cls.PENDING if status in _RESUMED else super().map_status(status))
 
     @classmethod
     def parse_squeue_output(cls, out: str) -> dict[int, Any]:
@@ -415,8 +477,12 @@ class SlurmProxy(JobsProxy, law.slurm.workflow.SlurmWorkflowProxy):
         config.command = f"exec {shlex.quote(str(self._script))}"
         config.arguments = f"{shlex.quote(str(groups))}{' --gpu' if chosen.gpus else ''}"
         config.job_name, config.partition = f"eventfold-{self.task.task_family}", chosen.queue
-        config.stdout = config.stderr = groups.with_suffix(".log").name
+        # law would write the path of the log without quotes: of two options the later counts.
+        config.stdout = config.stderr = "/dev/null"
+        log = str(groups.with_suffix(".log")).replace("%", "%%")
         options = {
+            "output": log,
+            "error": log,
             "chdir": self._place,
             "open-mode": "append",
             "export": "NONE",
@@ -426,7 +492,8 @@ class SlurmProxy(JobsProxy, law.slurm.workflow.SlurmWorkflowProxy):
             "time": chosen.walltime,
             "gres": f"gpu:{chosen.gpus}" if chosen.gpus else "",
         }
-        wanted = [*(f"--{name}={value}" for name, value in options.items() if value), *lines(chosen.directives)]
+        own = [shlex.quote(f"--{name}={value}") for name, value in options.items() if value]
+        wanted = [*own, *lines(chosen.directives)]
         skipped = lines(chosen.skip)
         config.custom_content = [f"#SBATCH {line}" for line in wanted if not any(text in line for text in skipped)]
 
@@ -446,6 +513,15 @@ class SlurmJobs(JobsWorkflow, law.slurm.SlurmWorkflow):
         return SlurmManager
 
 
+class HTCondorManager(law.htcondor.HTCondorJobManager):
+    """law's conversation with HTCondor."""
+
+    @classmethod
+    def map_status(cls, status_flag: str | None) -> str:
+        """law's word for a state: a job that brings its outputs back runs, and one that is suspended waits."""
+        return str({"6": cls.RUNNING, "7": cls.PENDING}.get(str(status_flag)) or super().map_status(status_flag))
+
+
 class HTCondorProxy(JobsProxy, law.htcondor.workflow.HTCondorWorkflowProxy):
     """Branches run in jobs of HTCondor."""
 
@@ -453,7 +529,9 @@ class HTCondorProxy(JobsProxy, law.htcondor.workflow.HTCondorWorkflowProxy):
         """Lines of the submit description."""
         chosen = self._profile
         config.command, config.universe = str(self._script), "vanilla"
-        config.arguments = f"\"'{groups}'{' --gpu' if chosen.gpus else ''}\""
+        # Within double quotes, between single ones, both of which are doubled where they stand for themselves.
+        path = str(groups).replace("'", "''").replace('"', '""')
+        config.arguments = f"\"'{path}'{' --gpu' if chosen.gpus else ''}\""
         config.log = config.stdout = config.stderr = None
         commands = {
             "initialdir": self._place,
@@ -462,7 +540,7 @@ class HTCondorProxy(JobsProxy, law.htcondor.workflow.HTCondorWorkflowProxy):
             "batch_name": f"eventfold-{self.task.task_family}",
             "request_cpus": "1",
             "request_memory": f"{memory}MB",
-            "request_disk": f"{_megabytes(chosen, 'disk', '4GB')}MB",
+            "request_disk": f"{_megabytes(chosen, 'disk')}MB",
             "request_gpus": str(chosen.gpus or ""),
         }
         wanted = [*(f"{name} = {value}" for name, value in commands.items() if value), *lines(chosen.directives)]
@@ -480,35 +558,25 @@ class HTCondorJobs(JobsWorkflow, law.htcondor.HTCondorWorkflow):
     htcondor_job_config = JobsWorkflow.describe_job
     htcondor_check_job_completeness = JobsWorkflow.look_after_jobs
 
+    def htcondor_job_manager_cls(self) -> type[HTCondorManager]:
+        """Who speaks with HTCondor."""
+        return HTCondorManager
+
 
 def _log(job: Mapping[str, Any]) -> str:
     """Where the log of a job is."""
     return str((job.get("extra") or {}).get("log") or "")
 
 
-def _tail(log: str) -> str:
-    """The last lines of a log."""
-    try:
-        return "\n".join(Path(log).read_text(errors="replace").splitlines()[-TAIL:])
-    except OSError:
-        return ""
-
-
-def _show(log: str, said: str) -> str:
-    if not said:
-        return f"Its log is {log}."
-    return f"Its log is {log}, and ends with:\n{said}"
-
-
-def _megabytes(chosen: Profile, key: str, default: str) -> int:
-    """Memory or disk of a profile in MB, rounded up.
+def _megabytes(chosen: Profile, key: str) -> int:
+    """Memory or disk of a profile in MiB, rounded up.
 
     Raises:
         UserError: It is no size.
     """
     from dask.utils import parse_bytes
 
-    text = getattr(chosen, key) or default
+    text = getattr(chosen, key) or DEFAULT_MEMORY
     try:
         return math.ceil(parse_bytes(text) / 2**20)
     except ValueError as error:

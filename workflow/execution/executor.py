@@ -86,11 +86,13 @@ class Failure:
         message: In a sentence.
         expected: Whether it is a user's mistake; otherwise the last lines of the log are worth a look.
         trace: The traceback.
+        starved: Whether more memory may help.
     """
 
     message: str
     expected: bool
     trace: str = ""
+    starved: bool = False
 
     @property
     def kind(self) -> str:
@@ -179,7 +181,7 @@ def run_group(group: Group, tell: Callable[[Message], None]) -> Failure | None:
             if isinstance(error, UserError):
                 return Failure(str(error), True, trace)
             sys.stderr.write(trace)
-            return Failure(f"{type(error).__name__}: {error}", False, trace)
+            return Failure(f"{type(error).__name__}: {error}", False, trace, isinstance(error, MemoryError))
     return None
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 NAME = "log.txt"
 TAIL = 15
 """Lines of a log that are shown when its branch has failed."""
+LARGEST = 64_000
+"""Bytes of which these are the last."""
 
 
 @contextmanager
@@ -38,12 +40,14 @@ def logged(path: Path) -> Iterator[None]:
 
 
 def tail(path: Path) -> list[str]:
-    """The last lines of a log; none if there is no log."""
+    """The last lines of a log; none if there is no log, or it can't be read."""
     try:
-        text = path.read_text(errors="replace")
-    except FileNotFoundError:
+        with path.open("rb") as log:
+            log.seek(-min(LARGEST, path.stat().st_size), os.SEEK_END)
+            text = log.read()
+    except OSError:
         return []
-    return text.splitlines()[-TAIL:]
+    return text.decode(errors="replace").splitlines()[-TAIL:]
 
 
 def _flush() -> None:

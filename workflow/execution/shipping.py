@@ -81,7 +81,8 @@ def ship(folder: Path) -> Shipped:
         _write(copy, contents)
     variables = {
         "EVENTFOLD_STORE": str(store_folder()),
-        "EVENTFOLD_VENV": os.environ.get("EVENTFOLD_VENV") or str(_environment(contents)),
+        "EVENTFOLD_VENV": os.environ.get("EVENTFOLD_VENV")
+        or str(_environment(contents[Path("project", "requirements.lock")][0])),
         # A job starts in the folder of the command, which may be the tree itself: no module is taken from there.
         "PYTHONSAFEPATH": "1",
     }
@@ -94,18 +95,19 @@ def is_copy(folder: Path) -> bool:
     return folder.is_relative_to(_copies())
 
 
-def forget() -> None:
-    """Remove all copies; for when no run is at work."""
-    shutil.rmtree(_copies(), ignore_errors=True)
+def left() -> list[Path]:
+    """Copies, and environments of other packages than this project's, which nothing needs when no run is at work."""
+    here = _environment((ROOT / "requirements.lock").read_bytes())
+    return [*_copies().glob("*"), *(path for path in here.parent.glob("*") if path != here)]
 
 
 def _copies() -> Path:
     return store_folder() / "clusters" / "code"
 
 
-def _environment(contents: dict[Path, tuple[bytes, bool]]) -> Path:
+def _environment(lock: bytes) -> Path:
     """Where the environment of copies is, one for each set of packages."""
-    packages = contents[Path("project", "requirements.lock")][0].decode(), os.environ.get("EVENTFOLD_TORCH", "")
+    packages = lock.decode(), os.environ.get("EVENTFOLD_TORCH", "")
     return store_folder() / "clusters" / "environments" / fingerprint({"packages": packages})
 
 
@@ -136,7 +138,11 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def _read(sources: dict[Path, Path]) -> dict[Path, tuple[bytes, bool]]:
-    """Contents of files, and whether they can be executed."""
+    """Contents of files, and whether they can be executed.
+
+    Raises:
+        UserError: They are too large together, or one can't be read.
+    """
     sizes = {path: path.stat().st_size for path in sources.values()}
     if sum(sizes.values()) > LARGEST:
         largest = max(sizes, key=sizes.__getitem__)
@@ -145,7 +151,10 @@ def _read(sources: dict[Path, Path]) -> dict[Path, tuple[bytes, bool]]:
             f"{sizes[largest] / 1e6:.0f} MB; at most {LARGEST / 1e6:.0f} MB are copied. Keep events and results "
             "elsewhere, or let .gitignore name them."
         )
-    return {name: (path.read_bytes(), os.access(path, os.X_OK)) for name, path in sources.items()}
+    try:
+        return {name: (path.read_bytes(), os.access(path, os.X_OK)) for name, path in sources.items()}
+    except OSError as error:
+        raise UserError(f"ship_code: a file of project or analysis can't be copied: {error}.") from error
 
 
 def _write(copy: Path, contents: dict[Path, tuple[bytes, bool]]) -> None:
@@ -176,6 +185,7 @@ def _set_up(project: Path, variables: dict[str, str]) -> None:
             ["bash", "-c", 'source "$1/setup.sh"', "bash", str(project)],
             env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
+            stdout=2,  # what this process prints there is for whoever reads results
             check=False,
         )
     if done.returncode != 0:

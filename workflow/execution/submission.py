@@ -53,6 +53,7 @@ class Submissions:
             async def close(self) -> None:
                 own._live.discard(self)
                 await super().close()
+                self.status = Status.closed
 
             def _forget(self) -> None:
                 cluster = self._cluster()

@@ -73,18 +73,23 @@ class Prune(law.Task):
             (step, label, len(members), pruning.size(members), max(output.used for output in members))
             for (step, label), members in groups.items()
         )
+        left = pruning.leftovers()
         total = f"{_count(len(outputs))}, {_bytes(pruning.size(outputs))}"
+        if left:
+            total += f"; logs, copies of code and environments of jobs, {_bytes(sum(map(pruning.size_of, left)))}"
         yield "Reached: " + "; ".join(reached.sources or ["nothing"])
-        if left := pruning.unknown():
+        if unknown := pruning.unknown():
             yield (
-                f"Left alone, as provenance can't be read or is of an earlier version: {_count(len(left))}, such as "
-                f"{left[0].parent}. Remove by hand what nobody needs."
+                f"Left alone, as provenance can't be read or is of an earlier version: {_count(len(unknown))}, such as "
+                f"{unknown[0].parent}. Remove by hand what nobody needs."
             )
         for name, folder in reached.gone.items():
             yield f"The analysis {name} is gone ({folder}): nothing of it is reached but published results."
         if not outputs:
             yield "All outputs are reached: there is nothing to prune."
-        elif self.yes:
+        if not outputs and not left:
+            return
+        if self.yes:
             pruning.delete(outputs)
             yield f"Deleted: {total}."
         else:
