@@ -56,12 +56,22 @@ def test_profiles_that_ship(name: str) -> None:
         ({"kind": "scheduler"}, r"needs address or scheduler_file"),
         ({"kind": "slurm", "ship_code": "maybe"}, r"ship_code is 'maybe'; expected true or false"),
         ({"ship_code": "true"}, r"ship_code is for kind slurm or htcondor, not local"),
+        ({"memory": "much"}, r"memory is 'much'; expected a size, such as 4GB"),
+        ({"most_memory": "more"}, r"most_memory is 'more'; expected a size"),
+        ({"disk": "4 disks"}, r"disk is '4 disks'; expected a size"),
+        ({"kind": "htcondor", "directives": "request_gpus"}, r"directives has 'request_gpus'; expected NAME = VALUE"),
     ],
 )
 def test_a_wrong_profile_is_refused(section: dict[str, str], keys: dict[str, str], message: str) -> None:
     section |= keys
     with pytest.raises(UserError, match=message):
         parsed(section)
+
+
+def test_a_path_that_jobs_of_dask_can_not_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", str)
+    with pytest.raises(UserError, match=r"jobs of dask can't write to .*/a store: choose a store \(EVENTFOLD_STORE\)"):
+        start(Profile("test", "slurm"), tmp_path / "a store", ())
 
 
 def test_an_unknown_cluster_is_refused(law: Law) -> None:

@@ -18,10 +18,9 @@ from tests.conftest import Networks
 from tests.test_clusters import parsed
 from workflow.claims import Stamp
 from workflow.execution import batch
-from workflow.execution.batch import HTCondorManager, SlurmManager
-from workflow.execution.dask import LOSSES
-from workflow.execution.executor import Failure, Group, Message
+from workflow.execution.executor import LOSSES, Failure, Group, Message
 from workflow.execution.job import News, news_file, read_groups, read_news, run, tell_head, write_groups
+from workflow.execution.managers import HTCondorManager, SlurmManager
 from workflow.tasks.train import TrainFolds
 
 
@@ -124,14 +123,6 @@ def training_group(
     folders = tuple(f"/store/{branch}" for branch in branches)
     module, family = TrainFolds.__module__, TrainFolds.__name__
     return Group(0, module, family, parameters, branches, "toy", fingerprints, stamps, folders, True)
-
-
-@pytest.mark.parametrize("key", ["memory", "most_memory", "disk"])
-def test_jobs_of_a_wrong_size_are_refused(key: str, section: dict[str, str], networks: Networks) -> None:
-    section |= {"kind": "slurm", key: "much"}
-    parsed(section)
-    with pytest.raises(UserError, match=rf"\[cluster_test\]: {key} is 'much'; expected a size, such as 4GB"):
-        networks("slurm").workflow_proxy.executor()
 
 
 class Queue:

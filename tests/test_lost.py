@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import pytest
 
 from analysis.errors import UserError
 from workflow.execution.clusters import Profile, with_more_memory
-from workflow.execution.dask import LOSSES, DaskExecutor, Losses
-from workflow.execution.executor import Failure, Group, Message
+from workflow.execution.dask import DaskExecutor
+from workflow.execution.executor import LOSSES, Failure, Group, Losses, Message
 
 BRANCHES = ("well", "dies_once", "dies", "eats")
 
@@ -100,6 +100,18 @@ def test_a_group_that_kills_its_workers_is_given_up(executor: DaskExecutor, tmp_
     assert ended["dies"] is not None
     assert ended["dies"].message.startswith(f"{LOSSES} workers were lost under it, the last one at tls://127.0.0.1:")
     assert began(dies) == LOSSES
+
+
+@pytest.mark.parametrize("executor", [{"gpus": 1}], indirect=True)
+def test_a_worker_without_the_gpu_that_it_should_have_says_so(
+    executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    well, dies_once = groups(tmp_path, "well", "dies_once")
+    ended, _ = outcomes(executor, [replace(well, gpu=True), dies_once])
+    assert ended["dies_once"] is None  # it asks for none
+    assert ended["well"] is not None
+    assert "CUDA_VISIBLE_DEVICES is empty: the batch system gave it no GPU" in ended["well"].message
 
 
 @pytest.mark.parametrize("executor", [{"memory": "400MB"}], indirect=True)

@@ -25,6 +25,13 @@ memory: 600MB
 most_memory: 800MB
 interface: lo
 
+[cluster_broken]
+kind: slurm
+workers: 2
+interface: lo
+poll: 1
+prologue: echo out of order >&2; exit 3
+
 [cluster_test]
 kind: slurm
 queue: gpu
@@ -128,6 +135,17 @@ def test_want_of_memory_is_met_up_to_a_limit(batch: Law, slurm: Slurm) -> None:
     assert "it needs more memory than its worker has (800MB). Raise memory in [cluster_small]" in done.stderr
     assert jobs(slurm) == ""
     assert "distributed" not in done.stderr
+    assert "30:00" not in slurm("squeue", "--noheader", "--states=all", "--format=%l").split()  # of dask-jobqueue
+
+
+def test_jobs_that_end_before_their_worker_is_there_end_the_run(batch: Law, slurm: Slurm) -> None:
+    asked = ("TrainFolds", "--analysis", batch.analysis, "--workflow", "dask", "--cluster", "broken")
+    done = batch(*asked, ok=False)
+    assert done.stderr.count("error: ") == 1
+    assert "error: --cluster broken: job " in done.stderr
+    assert "ended before its worker had reached this run. Its log, " in done.stderr
+    assert ".err, ends with:\n    out of order\nCorrect [cluster_broken] of law.cfg" in done.stderr
+    assert jobs(slurm) == ""
 
 
 def test_two_runs_at_once_keep_apart(batch: Law, law: Law, slurm: Slurm) -> None:

@@ -37,13 +37,11 @@ from workflow.execution.clusters import (
     variables_of,
     with_more_memory,
 )
-from workflow.execution.dask import LOSSES, Losses
-from workflow.execution.executor import Executor, Failure, Group, GroupProxy, Message, close_at_end
+from workflow.execution.executor import LOSSES, Executor, Failure, Group, GroupProxy, Losses, Message, close_at_end
 from workflow.execution.job import news_file, read_news, write_groups
+from workflow.execution.managers import HTCondorManager, SlurmManager
 from workflow.execution.shipping import ship
 from workflow.store import atomic_write, store_folder
-
-law.contrib.load("slurm", "htcondor")
 
 LATE = 60.0
 """Seconds for which what a job has made may stay unseen here once it has ended well: NFS remembers that long."""
@@ -52,8 +50,6 @@ LATE = 60.0
 # HTCondor holds a job and says why.
 _STARVED = re.compile("OUT_OF_ME|memory (?:limit|usage)", re.IGNORECASE)  # sacct writes OUT_OF_ME+
 _STARVED_LOG = re.compile("^slurmstepd\\S*: error: .*(?:memory limit|oom.kill)", re.IGNORECASE | re.MULTILINE)
-_RESUMED = ("SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "RESV_DEL_HOLD")
-"""States of Slurm from which a job goes on; law takes them for failures."""
 
 
 class JobsProxy(GroupProxy):
@@ -73,8 +69,6 @@ class JobsProxy(GroupProxy):
                 f"{chosen.kind}, where {kind} is needed. Clusters of that kind: {fitting}."
             )
         require_submission(chosen)
-        for key in ("memory", "most_memory", "disk"):
-            _megabytes(chosen, key)
         self._profile = chosen
         self._shipped = ship(self.task.plan.analysis.folder) if chosen.ship_code else None
         self._place = os.getcwd() if self._shipped is None else str(self._shipped.project)
@@ -450,24 +444,6 @@ class JobsWorkflow:
             super().publish_message(message, **kwargs)  # type: ignore[misc]
 
 
-class SlurmManager(law.slurm.SlurmJobManager):
-    """law's conversation with Slurm, which also remembers in which state a job has failed."""
-
-    @classmethod
-    def map_status(cls, status: str) -> str:
-        """law's word for a state: a job that Slurm will go on with has not failed."""
-        return str(cls.PENDING if status in _RESUMED else super().map_status(status))
-
-    @classmethod
-    def parse_squeue_output(cls, out: str) -> dict[int, Any]:
-        """Read what squeue prints."""
-        found: dict[int, Any] = super().parse_squeue_output(out)
-        for line in out.splitlines():
-            if (match := cls.squeue_cre.match(line.strip())) and found[int(match[1])]["status"] == cls.FAILED:
-                found[int(match[1])]["error"] = match[2]
-        return found
-
-
 class SlurmProxy(JobsProxy, law.slurm.workflow.SlurmWorkflowProxy):
     """Branches run in jobs of Slurm."""
 
@@ -511,15 +487,6 @@ class SlurmJobs(JobsWorkflow, law.slurm.SlurmWorkflow):
     def slurm_job_manager_cls(self) -> type[SlurmManager]:
         """Who speaks with Slurm."""
         return SlurmManager
-
-
-class HTCondorManager(law.htcondor.HTCondorJobManager):
-    """law's conversation with HTCondor."""
-
-    @classmethod
-    def map_status(cls, status_flag: str | None) -> str:
-        """law's word for a state: a job that brings its outputs back runs, and one that is suspended waits."""
-        return str({"6": cls.RUNNING, "7": cls.PENDING}.get(str(status_flag)) or super().map_status(status_flag))
 
 
 class HTCondorProxy(JobsProxy, law.htcondor.workflow.HTCondorWorkflowProxy):
@@ -569,17 +536,7 @@ def _log(job: Mapping[str, Any]) -> str:
 
 
 def _megabytes(chosen: Profile, key: str) -> int:
-    """Memory or disk of a profile in MiB, rounded up.
-
-    Raises:
-        UserError: It is no size.
-    """
+    """Memory or disk of a profile in MiB, rounded up."""
     from dask.utils import parse_bytes
 
-    text = getattr(chosen, key) or DEFAULT_MEMORY
-    try:
-        return math.ceil(parse_bytes(text) / 2**20)
-    except ValueError as error:
-        raise UserError(
-            f"law.cfg, [cluster_{chosen.name}]: {key} is {text!r}; expected a size, such as 4GB."
-        ) from error
+    return math.ceil(parse_bytes(getattr(chosen, key) or DEFAULT_MEMORY) / 2**20)

@@ -24,13 +24,13 @@ import law
 
 from analysis.errors import UserError, nearest
 from workflow import SINGLE_THREADED
-from workflow.execution.submission import Submissions
 from workflow.identity import ROOT
 
 if TYPE_CHECKING:
     from distributed import Security
 
     from workflow.execution.shipping import Shipped
+    from workflow.execution.submission import Submissions
 
 _log = logging.getLogger(__name__)
 
@@ -151,9 +151,23 @@ def profile(name: str) -> Profile:
         raise UserError(f"law.cfg, [{section}]: kind is {chosen.kind!r}; expected one of {', '.join(get_args(Kind))}.")
     if chosen.kind == "scheduler" and not (chosen.address or chosen.scheduler_file):
         raise UserError(f"law.cfg, [{section}]: a cluster of kind scheduler needs address or scheduler_file.")
+    for key in ("memory", "most_memory", "disk"):
+        _check_size(section, key, getattr(chosen, key))
+    for line in lines(chosen.directives) if chosen.kind == "htcondor" else ():
+        if "=" not in line:
+            raise UserError(f"law.cfg, [{section}]: directives has {line!r}; expected NAME = VALUE.")
     if chosen.ship_code and chosen.kind not in ("slurm", "htcondor"):
         raise UserError(f"law.cfg, [{section}]: ship_code is for kind slurm or htcondor, not {chosen.kind}.")
     return chosen
+
+
+def _check_size(section: str, key: str, text: str) -> None:
+    from dask.utils import parse_bytes
+
+    try:
+        parse_bytes(text or 0)
+    except ValueError as error:
+        raise UserError(f"law.cfg, [{section}]: {key} is {text!r}; expected a size, such as 4GB.") from error
 
 
 def names() -> list[str]:
@@ -176,7 +190,12 @@ def with_more_memory(chosen: Profile) -> Profile | None:
 
     if not chosen.most_memory or chosen.kind == "scheduler":
         return None
-    before = parse_bytes(chosen.memory or DEFAULT_MEMORY)
+    if chosen.kind == "local" and not chosen.memory:
+        from distributed.system import MEMORY_LIMIT
+
+        before = MEMORY_LIMIT // available_cores()  # dask's share for one thread
+    else:
+        before = parse_bytes(chosen.memory or DEFAULT_MEMORY)
     more = min(2 * before, parse_bytes(chosen.most_memory))
     if more <= before:
         return None
@@ -189,7 +208,7 @@ def start(
     folder: Path,
     variables: Sequence[str],
     shipped: Shipped | None = None,
-    refused: Callable[[str], object] = _log.error,
+    give_up: Callable[[str], object] = _log.error,
 ) -> Any:
     """Start a dask cluster whose scheduler and workers speak TLS, with certificates of its own.
 
@@ -198,7 +217,7 @@ def start(
         folder: Where the logs of jobs and the certificates of this run are kept; every worker must see it.
         variables: Names of variables of the environment that the analysis reads.
         shipped: The copy of the code that jobs run; by default they run the tree itself.
-        refused: Called with the batch system's words where it refuses all jobs.
+        give_up: Called with the reason where the batch system refuses jobs, or they end at once, and none is left.
 
     Raises:
         UserError: The batch system's programs are not there.
@@ -206,6 +225,9 @@ def start(
     import dask
     from distributed import LocalCluster, Security
     from distributed.deploy.spec import SpecCluster
+
+    from workflow.execution.managers import MANAGERS
+    from workflow.execution.submission import Submissions
 
     dask.config.set(WORKERS)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -228,7 +250,9 @@ def start(
                 silence_logs=40,
             )
         prologue = bootstrap(chosen, variables, shipped)
-        cluster: SpecCluster = _batch_cluster(chosen, folder, security, prologue, Submissions(refused))
+        submissions = Submissions(MANAGERS[chosen.kind](), folder, chosen.poll, give_up)
+        cluster: SpecCluster = _batch_cluster(chosen, folder, security, prologue, submissions)
+        cluster.sync(_plug, cluster, submissions)
     # Jobs that are lost are replaced; those that have had nothing to do for a minute end.
     cluster.adapt(
         minimum_jobs=chosen.minimum, maximum_jobs=chosen.most, interval="1s", wait_count=60, target_duration="5s"
@@ -244,6 +268,11 @@ def _batch_cluster(
         from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 
     require_submission(chosen)
+    if shlex.quote(str(folder)) != str(folder):
+        raise UserError(
+            f"--cluster {chosen.name}: jobs of dask can't write to {folder}: choose a store (EVENTFOLD_STORE) whose "
+            "path has no spaces or quotes, or --workflow slurm or htcondor."
+        )
     common: dict[str, Any] = {
         "cores": 1,
         "processes": 1,
@@ -265,7 +294,8 @@ def _batch_cluster(
             *(["--resources", f"GPU={chosen.gpus}"] if chosen.gpus else []),
         ],
         "job_script_prologue": prologue,
-        "job_directives_skip": lines(chosen.skip),
+        # Without a walltime dask-jobqueue would ask for half an hour.
+        "job_directives_skip": [*lines(chosen.skip), *([] if chosen.walltime or chosen.kind != "slurm" else ["-t "])],
         "scheduler_options": {
             "dashboard": chosen.dashboard,
             "dashboard_address": LOOPBACK,
@@ -276,7 +306,7 @@ def _batch_cluster(
     if chosen.kind == "slurm":
         gpus = [f"--gres=gpu:{chosen.gpus}"] if chosen.gpus else []
         return SLURMCluster(
-            job_cls=submissions.told(SLURMJob),
+            job_cls=submissions.watched(SLURMJob),
             queue=chosen.queue or None,
             account=chosen.account or None,
             walltime=chosen.walltime or None,
@@ -290,7 +320,7 @@ def _batch_cluster(
     pairs = dict(line.split("=", 1) for line in lines(chosen.directives))
     gpus_wanted = {"request_gpus": str(chosen.gpus)} if chosen.gpus else {}
     return HTCondorCluster(
-        job_cls=submissions.told(BashJob),
+        job_cls=submissions.watched(BashJob),
         disk=chosen.disk,
         job_extra_directives={**gpus_wanted, **{key.strip(): value.strip() for key, value in pairs.items()}},
         **common,
@@ -305,6 +335,10 @@ def say_dashboard(link: str) -> None:
     print(  # noqa: T201
         f"dashboard: {link}\nfrom another machine: {tunnel}, then {there}", file=sys.stderr, flush=True
     )
+
+
+async def _plug(cluster: Any, plugin: Submissions) -> None:
+    cluster.scheduler.add_plugin(plugin)
 
 
 def require_submission(chosen: Profile) -> None:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import Counter
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import cache
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import law
 
 from analysis.errors import UserError
-from workflow.claims import stamp
 from workflow.execution.clusters import Profile, profile_of, say_dashboard, start, variables_of, with_more_memory
-from workflow.execution.executor import Failure, Group, GroupProxy, Message, close_at_end
+from workflow.execution.executor import LOSSES, Failure, Group, GroupProxy, Losses, Message, close_at_end
 from workflow.execution.shipping import Shipped, ship
 from workflow.store import store_folder
 
 if TYPE_CHECKING:
     from distributed import Future
-
-LOSSES = 5
-"""Workers that may be lost under a group that keeps nothing, before it is given up."""
 
 
 class DaskProxy(GroupProxy):
@@ -59,37 +54,34 @@ class DaskExecutor:
 
     def __init__(self, chosen: Profile, variables: tuple[str, ...], shipped: Shipped | None) -> None:
         import dask
-        from distributed import Client
+        import distributed
 
         # Which groups run again after a worker is lost is decided here; and a worker gets one group at a time, so
         # that none is lost with a worker which had not begun it.
         dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0})
         if "--debug" not in sys.argv:  # what is lost, and what that means, is told here
-            logging.getLogger("distributed").setLevel(logging.CRITICAL)
+            for name in [each for each in logging.root.manager.loggerDict if each.partition(".")[0] == "distributed"]:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         self.slots, self._profile, self._variables = chosen.most, chosen, variables
         self._shipped = shipped
         self._cluster = None
         self._ended: SimpleQueue[Future[Any] | None] = SimpleQueue()
-        self._refusal = ""
+        self._hopeless = ""
         if chosen.kind == "scheduler":
-            self._client = Client(chosen.address or None, scheduler_file=chosen.scheduler_file or None)
+            self._client = distributed.Client(chosen.address or None, scheduler_file=chosen.scheduler_file or None)
             if chosen.dashboard:
                 say_dashboard(self._client.dashboard_link)
             self.slots = chosen.workers or len(self._client.scheduler_info()["workers"]) or 1
         else:
             folder = store_folder() / "clusters" / chosen.name
-            self._cluster = start(chosen, folder, variables, shipped, self._refused)
-            self._client = Client(self._cluster, security=self._cluster.security)
+            self._cluster = start(chosen, folder, variables, shipped, self._give_up)
+            self._client = distributed.Client(self._cluster, security=self._cluster.security)
             if chosen.dashboard:
                 say_dashboard(f"http://127.0.0.1:{self._cluster.scheduler.http_server.port}/status")
-        if chosen.gpus:
-            from workflow.execution.workers import ProvenGpu
 
-            self._client.register_plugin(ProvenGpu())
-
-    def _refused(self, words: str) -> None:
-        """No job is there, for the batch system has refused them."""
-        self._refusal = words
+    def _give_up(self, reason: str) -> None:
+        """No job is there, nor would another one come up."""
+        self._hopeless = reason
         self._ended.put(None)
 
     def workers(self) -> int:
@@ -106,20 +98,20 @@ class DaskExecutor:
         once the other groups have ended, as far as the profile allows.
 
         Raises:
-            UserError: The scheduler is gone, or the batch system refuses all jobs.
+            UserError: The scheduler is gone, or no job comes up.
         """
         from distributed import KilledWorker
 
         from workflow.execution.workers import TOPIC
 
-        short: set[int] = set()  # groups that have used up their worker's memory
+        short: set[int] = set()  # groups whose workers have little memory left
         larger: list[Group] = []
         losses = Losses()
 
         def heard(event: tuple[float, Any]) -> None:
             message = Message(*event[1])
             if message.kind == "memory":
-                short.add(message.group)
+                (short.add if message.text else short.discard)(message.group)
             else:
                 hear(message)
 
@@ -128,17 +120,15 @@ class DaskExecutor:
         futures = {self._send(group): group for group in groups}
         try:
             while futures:
-                future = None if self._refusal else self._ended.get()
+                future = None if self._hopeless else self._ended.get()
                 if future is None:
                     raise UserError(
-                        f"--cluster {self._profile.name}: the batch system refuses jobs: {self._refusal}\n"
-                        f"Correct [cluster_{self._profile.name}] of law.cfg."
+                        f"--cluster {self._profile.name}: {self._hopeless}\n"
+                        f"Correct [cluster_{self._profile.name}] of law.cfg; docs/batch.md has causes and cures."
                     )
                 group = futures.pop(future)
                 try:
-                    failure = future.result()
-                    # Else dask would run it again, should the worker be lost that still holds what it returned.
-                    future.release()
+                    failure = _result(future)
                 except KilledWorker as error:
                     full, given_up = group.number in short, losses.count(group)
                     if (full or given_up) and with_more_memory(self._profile):
@@ -149,7 +139,10 @@ class DaskExecutor:
                         hear(Message(group.number, "said", f"{group.name}: its worker is lost, it goes on elsewhere\n"))
                         futures[self._send(group)] = group
                     continue
-                yield group, failure
+                if failure is not None and failure.starved and with_more_memory(self._profile):
+                    larger.append(group)
+                else:
+                    yield group, failure
         except (CancelledError, OSError) as error:
             address = self._profile.address or self._profile.scheduler_file
             raise UserError(
@@ -171,7 +164,7 @@ class DaskExecutor:
             group = self._shipped.moved(group)
         resources = {"GPU": 1} if group.gpu and self._profile.gpus else None
         # Not pure: a branch whose output was removed runs again under the same arguments.
-        future = self._client.submit(run, group, pure=False, resources=resources)
+        future = self._client.submit(run, group, resources is not None, pure=False, resources=resources)
         future.add_done_callback(self._ended.put)
         return future
 
@@ -199,18 +192,21 @@ class DaskExecutor:
             self._cluster.close()
 
 
-class Losses:
-    """Counts the workers that were lost under each group since it last kept anything."""
+def _result(future: Future[Any]) -> Failure | None:
+    """What a group has come to.
 
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
-        self._kept: dict[int, Any] = {}
+    Raises:
+        KilledWorker: Its worker was lost.
+        CancelledError, OSError: The scheduler is gone.
+    """
+    from distributed import KilledWorker
 
-    def count(self, group: Group) -> bool:
-        """Count one; whether there were too many."""
-        kept = [stamp(Path(folder) / name) for folder in group.folders for name in (".checkpoint", "provenance.json")]
-        if kept != self._kept.get(group.number, kept):
-            self._counts[group.number] = 0
-        self._kept[group.number] = kept
-        self._counts[group.number] += 1
-        return self._counts[group.number] >= LOSSES
+    try:
+        failure: Failure | None = future.result()
+    except (KilledWorker, CancelledError, OSError):
+        raise
+    except Exception as error:  # dask's own, on the way to the worker or back
+        return Failure(f"{type(error).__name__}: {error}", False, traceback.format_exc())
+    # Else dask would run it again, should the worker be lost that still holds what it returned.
+    future.release()
+    return failure

@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,10 +18,12 @@ from typing import Literal, NamedTuple, Protocol
 import law
 
 from analysis.errors import UserError
-from workflow.claims import Stamp, announce, remember
+from workflow.claims import Stamp, announce, remember, stamp
 from workflow.execution import logs
 from workflow.execution.board import Board
 
+LOSSES = 5
+"""Workers or jobs that may be lost under a group that keeps nothing, before it is given up."""
 FAILURES = 3
 """Groups of a step that may fail before no further one is begun: what is wrong with three is wrong with all."""
 
@@ -69,8 +72,8 @@ class Message(NamedTuple):
 
     Attributes:
         group: The group's number.
-        kind: It has `started`; it has `said` something to be shown; its `memory` is nearly used up.
-        text: What it says, or the memory that it uses, in bytes.
+        kind: It has `started`; it has `said` something to be shown; it has little `memory` left, or enough again.
+        text: What it says; of memory, the bytes that it uses where little is left, else nothing.
     """
 
     group: int
@@ -98,6 +101,23 @@ class Failure:
     def kind(self) -> str:
         """The message without paths and numbers: that of another branch may differ in these alone."""
         return re.sub(r"\S*[/\d]\S*", "", self.message)
+
+
+class Losses:
+    """Counts the workers that were lost under each group since it last kept anything."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._kept: dict[int, list[Stamp]] = {}
+
+    def count(self, group: Group) -> bool:
+        """Count one; whether there were too many."""
+        kept = [stamp(Path(folder) / name) for folder in group.folders for name in (".checkpoint", "provenance.json")]
+        if kept != self._kept.get(group.number, kept):
+            self._counts[group.number] = 0
+        self._kept[group.number] = kept
+        self._counts[group.number] += 1
+        return self._counts[group.number] >= LOSSES
 
 
 class Executor(Protocol):
@@ -188,14 +208,14 @@ def run_group(group: Group, tell: Callable[[Message], None]) -> Failure | None:
 def _run(group: Group) -> None:
     task_class = getattr(import_module(group.module), group.family)
     task = task_class.from_str_params(dict(group.parameters))
-    for branch, expected, stamp in zip(group.branches, group.fingerprints, group.stamps, strict=True):
+    for branch, expected, before in zip(group.branches, group.fingerprints, group.stamps, strict=True):
         found = task.as_branch(branch).fingerprint
         if found != expected:
             raise UserError(
                 f"{group.family}, branch {branch}: the code, the configuration or an input changed while the run was "
                 f"going on (identity {expected} is now {found}). Start the run again; what is complete stays."
             )
-        remember(task.as_branch(branch).record, stamp)
+        remember(task.as_branch(branch).record, before)
     task.run_branches(list(group.branches))
 
 

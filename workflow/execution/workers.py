@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distributed import WorkerPlugin, get_worker
+from distributed import get_worker
 
 from workflow.execution.clusters import prove_gpu
 from workflow.execution.executor import Failure, Group, Message, run_group
@@ -24,9 +24,19 @@ LOOK = 0.1
 """Seconds between two looks at the memory."""
 
 
-def run(group: Group) -> Failure | None:
-    """Run a group, and speak through the scheduler."""
+def run(group: Group, prove: bool = False) -> Failure | None:
+    """Run a group, and speak through the scheduler.
+
+    Args:
+        group: What to run.
+        prove: Whether this worker must have a GPU.
+    """
     worker = get_worker()
+    if prove:
+        try:
+            prove_gpu(f"worker {worker.name}")
+        except RuntimeError as error:
+            return Failure(str(error), True)
     tell: Callable[[Message], None] = partial(_tell, worker)
     with _watched(group, worker.memory_manager.memory_limit or 0, tell):
         return run_group(group, tell)
@@ -45,12 +55,11 @@ def _watched(group: Group, limit: int, tell: Callable[[Message], None]) -> Itera
     over = threading.Event()
 
     def look() -> None:
-        told = False
+        near = False
         while not over.wait(LOOK):
             used = private_memory()
-            if used > NEAR * limit and not told:
-                told = True
-                tell(Message(group.number, "memory", str(used)))
+            if near != (near := used > NEAR * limit):
+                tell(Message(group.number, "memory", str(used) if near else ""))
             if used > FULL * limit:
                 time.sleep(5 * LOOK)  # the message goes first
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -72,13 +81,3 @@ def private_memory() -> int:
         return 0
     sizes = dict(line.split(":", 1) for line in lines)
     return sum(int(sizes[key].split()[0]) * 1024 for key in ("RssAnon", "RssShmem") if key in sizes)
-
-
-class ProvenGpu(WorkerPlugin):
-    """A worker of a cluster with GPUs says in its log which one it was given, or does not start."""
-
-    name = "eventfold-gpu"
-
-    def setup(self, worker: Any) -> None:
-        """Look for the GPU that the batch system has assigned."""
-        prove_gpu(f"worker {worker.name}")
