@@ -76,12 +76,15 @@ def claim(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 @cache
 def announce() -> None:
-    """Let `Prune` know that a run is at work in the store, until this process ends."""
+    """Let `Prune` know that a run is at work in the store, until this process ends; forget those killed here."""
     path = _announcement(socket.gethostname(), os.getpid())
     path.parent.mkdir(parents=True, exist_ok=True)
     lease = _lease(path)
     lease.acquire()
     atexit.register(lease.release)
+    for other in _runs().glob(f"{socket.gethostname()}-*.lease"):
+        if other != path:
+            _held(other)
 
 
 def at_work() -> list[str]:
