@@ -121,6 +121,28 @@ class Kill:
         return any(loss.steps for loss in self.losses)
 
 
+@dataclass(frozen=True)
+class Network:
+    """How long a network trains if nothing disturbs it.
+
+    Attributes:
+        fold: Its fold.
+        epoch: Steps of the optimiser in an epoch.
+        steps: Steps in all.
+    """
+
+    fold: int
+    epoch: int
+    steps: int
+
+    @staticmethod
+    def read(path: Path) -> Network:
+        """From its file."""
+        network = load_member(path)
+        epoch = -(-network.events[0] // network.training.batch_size)
+        return Network(network.fold, epoch, epoch * len(network.history.training_loss))
+
+
 @dataclass
 class Job:
     """One main job that is disturbed.
@@ -132,6 +154,7 @@ class Job:
         reference: What an undisturbed run has left.
         moments: Random numbers.
         slurm: The Slurm that runs its jobs.
+        during: A step to which the kills are confined; by default they fall on all.
         runs: How often its command was started.
         gave_up: How often a run has ended by itself because of what it had lost.
         intervals: Steps of the optimiser between two checkpoints of a network, wherever both were seen.
@@ -143,6 +166,7 @@ class Job:
     reference: Reference
     moments: random.Random
     slurm: Slurm | None = None
+    during: str = ""
     runs: int = 0
     gave_up: int = 0
     intervals: list[int] = field(default_factory=list)
@@ -182,22 +206,32 @@ class Job:
     def _start(self, kills: int) -> tuple[OnTerminal, float]:
         self.runs += 1
         self._works.clear()
-        return OnTerminal(self.law, *self.command), self._pause(kills) + BEGIN * 2 * self.moments.random()
+        return OnTerminal(self.law, *self.command), self._pause(kills) + (
+            0.0 if self.during else BEGIN * 2 * self.moments.random()
+        )
 
     def _pause(self, kills: int) -> float:
         """Seconds until the next kill: kills that are left share what the undisturbed run would still have to do."""
         if not kills:
             return HANGS
-        return 2 * self.moments.random() * self.reference.left(self.law.store) / (kills + 1)
+        seconds = self.reference.left(self.law.store, self.during)
+        for folder, network in self._networks.items():
+            path = self.law.store / folder / ".checkpoint"
+            with suppress(OSError, ValueError):
+                steps = Checkpoint.from_bytes(path.read_bytes()).steps
+                seconds -= self.reference.steps["TrainFolds"] / len(self._networks) * steps / network.steps
+        return 2 * self.moments.random() * max(seconds, 0.0) / (kills + 1)
 
     def _ended(self, head: OnTerminal, pause: float) -> bool:
-        """Look on for some seconds; whether the run has ended meanwhile."""
-        over = time.monotonic() + pause
-        while time.monotonic() < over:
+        """Look on for some seconds of the step that kills are confined to; whether the run has ended meanwhile."""
+        over: float | None = None
+        while over is None or time.monotonic() < over:
             if head.process.poll() is not None:
                 head.wait_for_silence()
                 return True
-            self._look(head)
+            works = self._look(head)
+            if over is None and (not self.during or any(work.step == self.during for work in works)):
+                over = time.monotonic() + pause
             time.sleep(LOOK)
         return False
 
@@ -209,9 +243,11 @@ class Job:
             pid = holder(lease)
             folder = lease.parent.relative_to(self.law.store)
             before = self._works.get(folder)
+            if not pid or not psutil.pid_exists(pid):
+                continue  # killed before it has given it up
             if before is not None and before.pid == pid:
                 found[folder] = before
-            elif pid and psutil.pid_exists(pid):
+            else:
                 found[folder] = Work(folder, pid, now, len(head.said))
                 self._kept.pop(folder, None)
         self._works = found
@@ -291,20 +327,16 @@ class Job:
         if kept is not None and (kept.ended or path.stat().st_mtime >= killed):
             return Loss(subject, 0.0, (0, 0))
         seconds = killed - max(work.since, path.stat().st_mtime if kept is not None else 0.0)
-        fold, length = self._networks[work.folder]
+        network = self._networks[work.folder]
         steps, epochs = (int(kept.steps), kept.place.epochs) if kept is not None else (0, 0)
-        epochs = max(epochs, self._said_epochs(fold, head.said[work.offset :], work.since))
-        return Loss(subject, seconds, (max(0, epochs * length - steps), (epochs + 1) * length - steps))
+        epochs = max(epochs, self._said_epochs(network.fold, head.said[work.offset :], work.since))
+        return Loss(subject, seconds, (max(0, epochs * network.epoch - steps), (epochs + 1) * network.epoch - steps))
 
     @cached_property
-    def _networks(self) -> dict[Path, tuple[int, int]]:
-        """The fold of each network, by the folder of its output, and the steps of its epochs."""
-        found = {}
-        for path in self.reference.store.glob("TrainFolds/*/*/network.safetensors"):
-            network = load_member(path)
-            length = -(-network.events[0] // network.training.batch_size)
-            found[path.parent.relative_to(self.reference.store)] = network.fold, length
-        return found
+    def _networks(self) -> dict[Path, Network]:
+        """The networks of the undisturbed run, by the folders of their outputs."""
+        paths = self.reference.store.glob("TrainFolds/*/*/network.safetensors")
+        return {path.parent.relative_to(self.reference.store): Network.read(path) for path in paths}
 
     def _said_epochs(self, fold: int, said: str, since: float) -> int:
         """The last epoch of a network that its process has said to be done; jobs of law's own say so in their logs."""
@@ -338,8 +370,9 @@ class Job:
                 raise ViolationError(f"jobs are left: {', '.join(jobs)}")
             time.sleep(LOOK)
         check_end(self.law, self.reference)
-        left = [*self.law.store.glob("*/*/*/.lease*"), *self.law.store.glob("runs/*.lease")]
-        left += self.law.store.glob("TrainFolds/*/*/.checkpoint")
+        left = [*self.law.store.glob("*/*/*/.lease*"), *self.law.store.glob("TrainFolds/*/*/.checkpoint")]
+        # A run that was killed may still be announced, for whoever makes something next to forget it.
+        left += [path for path in self.law.store.glob("runs/*.lease") if psutil.pid_exists(holder(path) or -1)]
         if left:
             raise ViolationError(f"left over: {', '.join(str(path.relative_to(self.law.store)) for path in left)}")
 
@@ -495,7 +528,7 @@ def told(job: Job, found: Sequence[Kill], interval: float, seconds: float, ends:
     trained = [kill for kill in found if kill.trained]
     most = max((kill.lost for kill in trained), default=0.0)
     steps = max((loss.steps[1] for kill in trained for loss in kill.losses if loss.steps), default=0)
-    yield f"{len(trained)} kills met networks: {most:.2f} s and {steps} steps lost at most; one checkpoint in {interval} s"
+    yield f"{len(trained)} kills met networks, kept each {interval} s: at most {most:.2f} s and {steps} steps lost"
     if job.intervals:
         yield f"({min(job.intervals)} to {max(job.intervals)} steps between two, {len(job.intervals)} seen);"
     outlived = max((kill.outlived for kill in found), default=0.0)
@@ -522,6 +555,7 @@ def main() -> None:
     parser.add_argument("--analysis", default="hww", help="an analysis; `toy` is the one of the tests; default: hww")
     parser.add_argument("--workflow", default="local", choices=("local", "dask", "slurm"))
     parser.add_argument("--cluster", default="local", help="of law.cfg; for one of kind slurm a Slurm is started")
+    parser.add_argument("--during", default="", metavar="STEP", help="confine the kills to a step; default: to none")
     parser.add_argument("--checkpoint", type=float, default=0.5, help="seconds between two checkpoints; default: 0.5")
     chosen, further = parser.parse_known_args()
     seed = random.SystemRandom().randrange(2**32) if chosen.seed is None else chosen.seed
@@ -547,7 +581,7 @@ def main() -> None:
             reference = Reference.of(Law(home), time.monotonic() - begun)
             disturbed = (*command, *where, "--TrainFolds-checkpoint", str(chosen.checkpoint))
             law = Law(home, Path("killed"))
-            job = Job(law, disturbed, chosen.workflow, reference, random.Random(seed), slurm)
+            job = Job(law, disturbed, chosen.workflow, reference, random.Random(seed), slurm, chosen.during)
             begun = time.monotonic()
             for kill in kill_jobs(job, chosen.kills):
                 if kill is None:

@@ -82,8 +82,8 @@ def announce() -> None:
     lease = _lease(path)
     lease.acquire()
     atexit.register(lease.release)
-    for other in _runs().glob(f"{socket.gethostname()}-*.lease"):
-        if other != path:
+    for other in _runs().glob("*.lease"):
+        if other != path and _is_of(other, socket.gethostname()):
             _held(other)
 
 
@@ -103,16 +103,20 @@ def _held(path: Path) -> bool:
     from filelock import Timeout
 
     lease = _lease(path)
-    here = path.stem.rpartition("-")[0] == socket.gethostname()
     try:
         # A run on another machine shows no more than its heartbeat.
-        lease.acquire(timeout=0 if here else 1.5 * LEASE)
+        lease.acquire(timeout=0 if _is_of(path, socket.gethostname()) else 1.5 * LEASE)
     except Timeout:
         return True
     lease.release()
     with suppress(FileNotFoundError):
         path.unlink()
     return False
+
+
+def _is_of(path: Path, host: str) -> bool:
+    """Whether a run has announced itself from a machine."""
+    return path.stem.rpartition("-")[0] == host
 
 
 def _lease(path: Path) -> SoftFileLease:
