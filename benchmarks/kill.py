@@ -45,7 +45,7 @@ BEGIN = 4.0
 LOOK = 0.05
 """Seconds between two looks at who is at work."""
 HANGS = 600.0
-"""Seconds without an end or a kill after which a run hangs."""
+"""Seconds after the last kill in which a run must end, beside ten times those of the undisturbed one."""
 SLACK = 1.0
 """Seconds by which lost work may exceed the interval: nothing is kept while a network is validated or written, and
 others may have the processors."""
@@ -205,7 +205,6 @@ class Job:
 
     def _start(self, kills: int) -> tuple[OnTerminal, float]:
         self.runs += 1
-        self._works.clear()
         return OnTerminal(self.law, *self.command), self._pause(kills) + (
             0.0 if self.during else BEGIN * 2 * self.moments.random()
         )
@@ -213,7 +212,7 @@ class Job:
     def _pause(self, kills: int) -> float:
         """Seconds until the next kill: kills that are left share what the undisturbed run would still have to do."""
         if not kills:
-            return HANGS
+            return HANGS + 10 * self.reference.seconds
         seconds = self.reference.left(self.law.store, self.during)
         for folder, network in self._networks.items():
             path = self.law.store / folder / ".checkpoint"
@@ -464,7 +463,6 @@ def wait_for(processes: Sequence[psutil.Process]) -> None:
         ViolationError: One is still there after `GRACE`.
     """
     _, alive = psutil.wait_procs(processes, timeout=GRACE)
-    alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     if alive:
         raise ViolationError(f"what was killed is still there after {GRACE:.0f} s: {alive}")
 
