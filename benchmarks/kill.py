@@ -40,8 +40,6 @@ GRACE = 30.0
 """Seconds within which all workers of a killed run must be gone; one that is just starting has imports to do."""
 BATCH_GRACE = 90.0
 """The same of a batch system, where a job that was waiting still looks for its scheduler."""
-BEGIN = 4.0
-"""Seconds that a run takes to begin, about: added to its first pause."""
 LOOK = 0.05
 """Seconds between two looks at who is at work."""
 HANGS = 600.0
@@ -181,16 +179,16 @@ class Job:
             ViolationError: Something is wrong that no kill may bring about.
         """
         self._begun = time.time()
-        head, pause = self._start(kills)
+        marks = self._marks(kills)
+        head = self._start()
         try:
             while True:
-                if not self._ended(head, pause):
-                    if not kills:
-                        raise ViolationError(f"a run hangs, {pause:.0f} s after the last kill:\n{head.said[-4000:]}")
-                    kills -= 1
+                if not self._ended(head, marks[0] if marks else None):
+                    if not marks:
+                        raise ViolationError(f"a run hangs after the last kill:\n{head.said[-4000:]}")
+                    marks.pop(0)
                     yield self._strike(head)
                     if head.process.poll() is None:
-                        pause = self._pause(kills)
                         continue
                 if head.process.returncode == 0:
                     break
@@ -198,39 +196,45 @@ class Job:
                     self._require_told(head)
                     self.gave_up += 1
                 head.close()
-                head, pause = self._start(kills)
+                head = self._start()
         finally:
             head.close()
         self._check_end()
 
-    def _start(self, kills: int) -> tuple[OnTerminal, float]:
+    def _start(self) -> OnTerminal:
         self.runs += 1
-        return OnTerminal(self.law, *self.command), self._pause(kills) + (
-            0.0 if self.during else BEGIN * 2 * self.moments.random()
-        )
+        return OnTerminal(self.law, *self.command)
 
-    def _pause(self, kills: int) -> float:
-        """Seconds until the next kill: kills that are left share what the undisturbed run would still have to do."""
-        if not kills:
-            return HANGS + 10 * self.reference.seconds
-        seconds = self.reference.left(self.law.store, self.during)
+    def _marks(self, kills: int) -> list[tuple[float, float]]:
+        """When kills fall: once so many seconds of the undisturbed run are done, and a random pause is over."""
+        names = list(self.reference.steps)
+        before = names[: names.index(self.during)] if self.during else []
+        begin = sum(self.reference.steps[name] for name in before)
+        length = sum(took for name, took in self.reference.steps.items() if self.during in ("", name))
+        done = sorted(begin + length * self.moments.random() for _ in range(kills))
+        return [(seconds, self.moments.random() * length / kills) for seconds in done]
+
+    def _done(self) -> float:
+        """Seconds of the undisturbed run that are done: by outputs, and for networks by their checkpoints."""
+        seconds = sum(self.reference.steps.values()) - self.reference.left(self.law.store)
         for folder, network in self._networks.items():
             path = self.law.store / folder / ".checkpoint"
             with suppress(OSError, ValueError):
                 steps = Checkpoint.from_bytes(path.read_bytes()).steps
-                seconds -= self.reference.steps["TrainFolds"] / len(self._networks) * steps / network.steps
-        return 2 * self.moments.random() * max(seconds, 0.0) / (kills + 1)
+                seconds += self.reference.steps["TrainFolds"] / len(self._networks) * steps / network.steps
+        return seconds
 
-    def _ended(self, head: OnTerminal, pause: float) -> bool:
-        """Look on for some seconds of the step that kills are confined to; whether the run has ended meanwhile."""
-        over: float | None = None
+    def _ended(self, head: OnTerminal, mark: tuple[float, float] | None) -> bool:
+        """Look on until the next kill is due; whether the run has ended meanwhile."""
+        over = None if mark else time.monotonic() + HANGS + 10 * self.reference.seconds
         while over is None or time.monotonic() < over:
             if head.process.poll() is not None:
                 head.wait_for_silence()
                 return True
             works = self._look(head)
-            if over is None and (not self.during or any(work.step == self.during for work in works)):
-                over = time.monotonic() + pause
+            at_work = not self.during or any(work.step == self.during for work in works)
+            if over is None and mark and at_work and self._done() >= mark[0]:
+                over = time.monotonic() + mark[1]
             time.sleep(LOOK)
         return False
 

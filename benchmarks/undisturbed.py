@@ -74,13 +74,11 @@ class Reference:
         """The events of each step, as `events` finds them."""
         return events(self.store)
 
-    def left(self, store: Path, only: str = "") -> float:
-        """Seconds of this run, or of one step, that another store still has before it, as far as outputs tell."""
+    def left(self, store: Path) -> float:
+        """Seconds of this run that another store still has before it, as far as outputs tell."""
         there = set(entries(store, OUTPUTS))
         seconds = 0.0
         for step, took in self.steps.items():
-            if only not in ("", step):
-                continue
             names = [name for name in self.outputs if name.split("/")[0] == step]
             seconds += took * sum(name not in there for name in names) / len(names)
         return seconds
