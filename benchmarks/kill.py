@@ -206,13 +206,18 @@ class Job:
         return OnTerminal(self.law, *self.command)
 
     def _marks(self, kills: int) -> list[tuple[float, float]]:
-        """When kills fall: once so many seconds of the undisturbed run are done, and a random pause is over."""
-        names = list(self.reference.steps)
-        before = names[: names.index(self.during)] if self.during else []
-        begin = sum(self.reference.steps[name] for name in before)
-        length = sum(took for name, took in self.reference.steps.items() if self.during in ("", name))
-        done = sorted(begin + length * self.moments.random() for _ in range(kills))
-        return [(seconds, self.moments.random() * length / kills) for seconds in done]
+        """When kills fall: once so many seconds of the undisturbed run are done, and so many others have passed."""
+        drawn = {step: took for step, took in self.reference.steps.items() if self.during in ("", step)}
+        marks = []
+        for step in self.moments.choices(list(drawn), list(drawn.values()), k=kills):
+            names = list(self.reference.steps)
+            before = sum(self.reference.steps[name] for name in names[: names.index(step)])
+            outputs = len({Path(name).parent for name in self.reference.outputs if name.split("/")[0] == step})
+            # Work is seen to be done when an output is there: from then on a clock decides.
+            part, done = self.moments.random(), drawn[step] / outputs
+            whole = int(part * outputs)
+            marks.append((before + whole * done, (part * outputs - whole) * done))
+        return sorted(marks)
 
     def _done(self) -> float:
         """Seconds of the undisturbed run that are done: by outputs, and for networks by their checkpoints."""
@@ -233,7 +238,7 @@ class Job:
                 return True
             works = self._look(head)
             at_work = not self.during or any(work.step == self.during for work in works)
-            if over is None and mark and at_work and self._done() >= mark[0]:
+            if over is None and mark and at_work and self._done() >= mark[0] - 1e-6:
                 over = time.monotonic() + mark[1]
             time.sleep(LOOK)
         return False
