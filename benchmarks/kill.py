@@ -337,7 +337,7 @@ class Job:
         seconds = killed - max(work.since, path.stat().st_mtime if kept is not None else 0.0)
         network = self._networks[work.folder]
         steps, epochs = (int(kept.steps), kept.place.epochs) if kept is not None else (0, 0)
-        epochs = max(epochs, self._said_epochs(network.fold, head.said[work.offset :], work.since))
+        epochs = max(epochs, self._said_epochs(network.fold, head.said, work))
         return Loss(subject, seconds, (max(0, epochs * network.epoch - steps), (epochs + 1) * network.epoch - steps))
 
     @cached_property
@@ -346,12 +346,15 @@ class Job:
         paths = self.reference.store.glob("TrainFolds/*/*/network.safetensors")
         return {path.parent.relative_to(self.reference.store): Network.read(path) for path in paths}
 
-    def _said_epochs(self, fold: int, said: str, since: float) -> int:
+    def _said_epochs(self, fold: int, said: str, work: Work) -> int:
         """The last epoch of a network that its process has said to be done; jobs of law's own say so in their logs."""
-        logs = (self.law.store / "jobs").glob("TrainFolds/*/*.log")
-        texts = [said, *(log.read_text(errors="replace") for log in logs if log.stat().st_mtime >= since)]
-        found = [match for text in texts for match in re.findall(r"folds ([\d, ]+): epoch (\d+)/", text)]
-        return max((int(epoch) for folds, epoch in found if str(fold) in folds.split(", ")), default=0)
+        earlier = epochs_in(said[: work.offset], fold)
+        # The line of progress shows what was said last, by a process that may be gone.
+        found = [epoch for epoch in epochs_in(said[work.offset :], fold) if epoch not in earlier[-1:]]
+        for log in (self.law.store / "jobs").glob("TrainFolds/*/*.log"):
+            if log.stat().st_mtime >= work.since:
+                found += epochs_in(log.read_text(errors="replace"), fold)
+        return max(found, default=0)
 
     def _require_told(self, head: OnTerminal) -> None:
         """Make sure that a run which has ended by itself says that it has lost too much.
@@ -484,6 +487,12 @@ def queue(slurm: Slurm | None) -> list[str]:
 def holder(lease: Path) -> int | None:
     """The process that a lease file names; None if there is no such file."""
     return SoftFileLease(lease, lease_duration=LEASE).pid
+
+
+def epochs_in(said: str, fold: int) -> list[int]:
+    """Epochs of a network that a text says to be done."""
+    found = re.findall(r"folds ([\d, ]+): epoch (\d+)/", said)
+    return [int(epoch) for folds, epoch in found if str(fold) in folds.split(", ")]
 
 
 def subject_of(folder: Path) -> str:

@@ -303,6 +303,7 @@ def test_what_a_kill_undoes_of_a_training(training: Job, monkeypatch: pytest.Mon
     subject = "toy fold 1, member 0"
     assert lost(training, monkeypatch, "") == Loss(subject, 10.0, (0, 10))
     assert lost(training, monkeypatch, "folds 0, 2: epoch 5/9\n") == Loss(subject, 10.0, (0, 10))
+    assert lost(training, monkeypatch, "folds 1: epoch 9/9\n") == Loss(subject, 10.0, (0, 10))  # said before
     assert lost(training, monkeypatch, "folds 0, 1: epoch 3/9\nfolds 0, 1: epoch 4/9\n") == Loss(
         subject, 10.0, (40, 50)
     )
@@ -314,7 +315,7 @@ def test_what_a_kill_undoes_of_a_training(training: Job, monkeypatch: pytest.Mon
     keep(training, Place(4, 0, 7), 47, 101.0)  # before the process ended
     assert lost(training, monkeypatch, "folds 0, 1: epoch 4/9\n") == Loss(subject, 0.0, (0, 0))
     keep(training, Place(9, 0, 0), 90, 95.0, ended=True)
-    assert lost(training, monkeypatch, "folds 0, 1: epoch 9/9\n") == Loss(subject, 0.0, (0, 0))
+    assert lost(training, monkeypatch, "folds 0, 1: epoch 8/9\n") == Loss(subject, 0.0, (0, 0))
     (training.law.store / FOLDER / ".checkpoint").unlink()
     assert lost(training, monkeypatch, "", holder=None) is None
 
