@@ -200,6 +200,20 @@ def test_runs_at_work_are_listed_and_those_that_were_killed_are_not(
     assert not list((tmp_path / "runs").iterdir())
 
 
+def test_a_run_forgets_those_that_were_killed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold) -> None:
+    monkeypatch.setenv("EVENTFOLD_STORE", str(tmp_path))
+    monkeypatch.setattr(claims, "LEASE", 0.3)
+    killed, alive = hold("claims.announce()"), hold("claims.announce()")
+    killed.kill()
+    killed.wait()
+    host, runs = claims.socket.gethostname(), tmp_path / "runs"
+    elsewhere = runs / f"{host}-2-77.lease"  # nobody knows without waiting
+    elsewhere.write_bytes((runs / f"{host}-{killed.pid}.lease").read_bytes())
+    latest = hold("claims.announce()")
+    names = {elsewhere.stem, *(f"{host}-{process.pid}" for process in (alive, latest))}
+    assert {path.stem for path in runs.iterdir()} == names
+
+
 def test_leases_that_name_nobody_are_cleaned_up_once_they_are_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

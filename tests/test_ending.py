@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -19,7 +16,7 @@ import pytest
 
 from benchmarks.kill import wait_for_workers
 from models.checkpoint import Checkpoint
-from tests.toy import Finished, Law
+from tests.toy import Finished, Law, OnTerminal
 from workflow.execution.ending import Ending, postponed_end
 from workflow.tasks.train import Kept
 
@@ -219,26 +216,8 @@ def checkpoints(law: Law) -> list[Checkpoint]:
     return [Checkpoint.from_bytes(path.read_bytes()) for path in law.store.glob("TrainFolds/*/*/.checkpoint")]
 
 
-class Head:
-    """A run on a terminal, where each line of progress is shown at once."""
-
-    def __init__(self, process: subprocess.Popen[str], terminal: int) -> None:
-        self.process, self.said = process, ""
-        self._terminal = terminal
-        # Read all the time: who writes to a terminal that is full waits.
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        with suppress(OSError):  # how a terminal says that nobody writes to it any more
-            while more := os.read(self._terminal, 65536):
-                self.said += more.decode(errors="replace")
-
-    def wait_until(self, said: Callable[[str], bool]) -> None:
-        """Wait until what it has said is enough."""
-        while not said(self.said):
-            assert self._reader.is_alive(), self.said
-            time.sleep(0.01)
+class Head(OnTerminal):
+    """A run that trains, on a terminal."""
 
     def wait_for(self, epoch: int) -> None:
         """Wait until each network has come so far or further."""
@@ -254,23 +233,17 @@ class Head:
         """Wait until it and its workers are gone."""
         self.process.wait(timeout=60)
         wait_for_workers(store)
-        self._reader.join(timeout=60)
+        self.wait_for_silence()
 
 
 @contextmanager
 def started(law: Law, *arguments: str) -> Iterator[Head]:
     """Start a run on a terminal."""
-    ours, theirs = os.openpty()
+    head = Head(law, *arguments)
     try:
-        process = law.start(*arguments, stderr=theirs)
+        yield head
     finally:
-        os.close(theirs)
-    try:
-        yield Head(process, ours)
-    finally:
-        process.kill()
-        process.communicate()
-        os.close(ours)
+        head.close()
 
 
 @pytest.mark.parametrize(

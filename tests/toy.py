@@ -7,6 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,6 +116,7 @@ class Law:
             "EVENTFOLD_STORE": str(self.store),
             "EVENTFOLD_RESULTS": str(self.results),
             "TOY_DATA": str(self.home / "toy" / "data"),
+            "COLUMNS": "300",  # lines of progress are cut at the width of the terminal
         }
         if self.project is not None:
             environment["PYTHONPATH"] = f"{self.project}:{environment.get('PYTHONPATH', '')}"
@@ -132,6 +137,47 @@ class Law:
         if ok:
             assert process.returncode == 0, error + out
         return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+
+class OnTerminal:
+    """A run on a terminal, where each line of progress is shown at once.
+
+    Attributes:
+        process: Its head process.
+        said: What it has said so far.
+    """
+
+    def __init__(self, law: Law, *arguments: str) -> None:
+        self.said = ""
+        self._terminal, theirs = os.openpty()
+        try:
+            self.process = law.start(*arguments, stderr=theirs)
+        finally:
+            os.close(theirs)
+        # Read all the time: who writes to a terminal that is full waits.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # how a terminal says that nobody writes to it any more
+            while more := os.read(self._terminal, 65536):
+                self.said += more.decode(errors="replace")
+
+    def wait_until(self, said: Callable[[str], bool]) -> None:
+        """Wait until what it has said is enough."""
+        while not said(self.said):
+            assert self._reader.is_alive(), self.said
+            time.sleep(0.01)
+
+    def wait_for_silence(self) -> None:
+        """Wait until nobody can say anything any more, or a minute."""
+        self._reader.join(timeout=60)
+
+    def close(self) -> None:
+        """Kill it, and wait until its workers are gone too, which hold its terminal."""
+        self.process.kill()
+        self.process.communicate()
+        os.close(self._terminal)
 
 
 def linked_environment(folder: Path) -> Path:

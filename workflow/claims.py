@@ -76,12 +76,15 @@ def claim(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 @cache
 def announce() -> None:
-    """Let `Prune` know that a run is at work in the store, until this process ends."""
+    """Let `Prune` know that a run is at work in the store, until this process ends; forget those killed here."""
     path = _announcement(socket.gethostname(), os.getpid())
     path.parent.mkdir(parents=True, exist_ok=True)
     lease = _lease(path)
     lease.acquire()
     atexit.register(lease.release)
+    for other in _runs().glob("*.lease"):
+        if other != path and _is_of(other, socket.gethostname()):
+            _held(other)
 
 
 def at_work() -> list[str]:
@@ -100,16 +103,20 @@ def _held(path: Path) -> bool:
     from filelock import Timeout
 
     lease = _lease(path)
-    here = path.stem.rpartition("-")[0] == socket.gethostname()
     try:
         # A run on another machine shows no more than its heartbeat.
-        lease.acquire(timeout=0 if here else 1.5 * LEASE)
+        lease.acquire(timeout=0 if _is_of(path, socket.gethostname()) else 1.5 * LEASE)
     except Timeout:
         return True
     lease.release()
     with suppress(FileNotFoundError):
         path.unlink()
     return False
+
+
+def _is_of(path: Path, host: str) -> bool:
+    """Whether a run has announced itself from a machine."""
+    return path.stem.rpartition("-")[0] == host
 
 
 def _lease(path: Path) -> SoftFileLease:
