@@ -68,6 +68,31 @@ def test_a_wrong_profile_is_refused(section: dict[str, str], keys: dict[str, str
         parsed(section)
 
 
+@pytest.mark.parametrize("losses", [2, 3])
+def test_workers_that_are_lost_while_they_start_are_started_anew(
+    losses: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import distributed
+
+    started = []
+
+    def cluster(**options: object) -> object:
+        started.append(options)
+        if len(started) <= losses:
+            raise RuntimeError("Nanny failed to start.")
+        return options
+
+    monkeypatch.setattr(distributed, "LocalCluster", cluster)
+    if losses == 2:
+        assert start(Profile("test"), tmp_path, ()) is started[2]
+    else:
+        with pytest.raises(
+            UserError, match=r"--cluster test: 3 times a worker was lost while it started \(Nanny failed"
+        ):
+            start(Profile("test"), tmp_path, ())
+        assert len(started) == 3
+
+
 def test_a_path_that_jobs_of_dask_can_not_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", str)
     with pytest.raises(UserError, match=r"jobs of dask can't write to .*/a store: choose a store \(EVENTFOLD_STORE\)"):

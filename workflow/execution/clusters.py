@@ -38,6 +38,8 @@ PREFIX = "cluster_"
 Kind = Literal["local", "slurm", "htcondor", "scheduler"]
 LOOPBACK = "127.0.0.1:0"
 """Where schedulers and workers serve HTTP without TLS, at any free port: dask does so without a dashboard too."""
+STARTS = 3
+"""Times that workers of this machine are started before a run gives up."""
 DEVICES = Path("/dev")
 DEFAULT_MEMORY = "2GB"
 """Of a worker of a batch system."""
@@ -223,7 +225,7 @@ def start(
         UserError: The batch system's programs are not there.
     """
     import dask
-    from distributed import LocalCluster, Security
+    from distributed import Security
     from distributed.deploy.spec import SpecCluster
 
     from workflow.execution.managers import MANAGERS
@@ -234,21 +236,7 @@ def start(
     security = Security.temporary()
     with dask.config.set({} if chosen.dashboard else {"distributed.scheduler.http.routes": []}):
         if chosen.kind == "local":
-            return LocalCluster(
-                n_workers=chosen.most,
-                threads_per_worker=1,
-                processes=True,
-                protocol="tls://",
-                host="127.0.0.1",
-                security=security,
-                dashboard_address=LOOPBACK,
-                scheduler_kwargs={"dashboard": chosen.dashboard},
-                memory_limit=chosen.memory or "auto",
-                resources={"GPU": 1} if chosen.gpus else None,
-                local_directory=chosen.scratch or str(folder),
-                death_timeout=chosen.death_timeout,
-                silence_logs=40,
-            )
+            return _local_cluster(chosen, folder, security)
         prologue = bootstrap(chosen, variables, shipped)
         submissions = Submissions(MANAGERS[chosen.kind](), folder, chosen.poll, give_up)
         cluster: SpecCluster = _batch_cluster(chosen, folder, security, prologue, submissions)
@@ -258,6 +246,35 @@ def start(
         minimum_jobs=chosen.minimum, maximum_jobs=chosen.most, interval="1s", wait_count=60, target_duration="5s"
     )
     return cluster
+
+
+def _local_cluster(chosen: Profile, folder: Path, security: Security, starts: int = STARTS) -> Any:
+    """Start workers on this machine; anew if one is lost before all are there, for which dask has no remedy."""
+    from distributed import LocalCluster
+
+    try:
+        return LocalCluster(
+            n_workers=chosen.most,
+            threads_per_worker=1,
+            processes=True,
+            protocol="tls://",
+            host="127.0.0.1",
+            security=security,
+            dashboard_address=LOOPBACK,
+            scheduler_kwargs={"dashboard": chosen.dashboard},
+            memory_limit=chosen.memory or "auto",
+            resources={"GPU": 1} if chosen.gpus else None,
+            local_directory=chosen.scratch or str(folder),
+            death_timeout=chosen.death_timeout,
+            silence_logs=40,
+        )
+    except RuntimeError as error:
+        if starts == 1:
+            raise UserError(
+                f"--cluster {chosen.name}: {STARTS} times a worker was lost while it started ({error}). Memory may be "
+                "short: fewer workers in its section of law.cfg need less."
+            ) from error
+        return _local_cluster(chosen, folder, security, starts - 1)
 
 
 def _batch_cluster(
