@@ -23,7 +23,7 @@ import pytest
 
 from analysis.errors import UserError
 from tests.toy import ROOT, Law, ran
-from workflow.execution.clusters import Kind, Profile, bootstrap, lines, profile, start
+from workflow.execution.clusters import Kind, Profile, bootstrap, lines, profile, start, variables_of
 from workflow.tasks.train import TrainFolds
 
 
@@ -129,6 +129,11 @@ def test_a_job_gets_its_environment_from_setup_sh_alone(monkeypatch: pytest.Monk
     assert "MY_DATA=/data\n" in said
     assert "OMP_NUM_THREADS=1\n" in said
     assert "SECRET" not in said
+
+
+def test_variables_are_those_that_the_analysis_reads(tmp_path: Path) -> None:
+    (tmp_path / "analysis.yaml").write_text("# $PATH\nfolder: ${DATA}/x  # or $HOME\nother: '$WORK/#1'\n")
+    assert variables_of(tmp_path) == ("DATA", "WORK")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Networks
 from tests.test_jobs import refused, training_group
 from tests.toy import ROOT
-from workflow.execution.clusters import lines, names, profile, profile_of, start
+from workflow.execution.clusters import Profile, lines, names, profile, profile_of, start
 from workflow.tasks.train import TrainFolds
 
 SITES = {
@@ -69,13 +69,19 @@ def test_every_profile_that_ships_is_tried() -> None:
     assert {profile(name).gpu_cluster for name in shipped} <= {"", *shipped}
 
 
+SKIPPING = (
+    Profile("skips_slurm", "slurm", gpus=1, directives="--constraint=a100\n--nice", skip="--gres\n--mem\n-p\n--con"),
+    Profile("skips_htcondor", "htcondor", gpus=1, directives='+JobFlavour = "workday"', skip="Stream_\nrequest_gpus"),
+)
+
+
 def scripts_of_dask(folder: Path) -> dict[str, str]:
     """What dask would submit for each profile."""
     shutil.which, socket.getfqdn = str, lambda: "127.0.0.1"  # type: ignore[assignment]
     found = {}
-    for name in SITES:
-        with start(profile(name), folder / name, ()) as cluster:
-            found[name] = cluster.job_script()
+    for chosen in [*map(profile, SITES), *SKIPPING]:
+        with start(chosen, folder / chosen.name, ()) as cluster:
+            found[chosen.name] = cluster.job_script()
     return found
 
 
@@ -91,6 +97,16 @@ def test_a_site_gets_what_it_wants_from_dask(name: str, submitted_by_dask: dict[
     expected, _ = SITES[name]
     assert expected <= set(submitted_by_dask[name].splitlines())
     assert ("gres" in submitted_by_dask[name]) == (name == "slurm_gpu")
+
+
+def test_jobs_of_dask_leave_out_what_their_profile_skips(submitted_by_dask: dict[str, str]) -> None:
+    slurm, htcondor = (submitted_by_dask[chosen.name] for chosen in SKIPPING)
+    directives = [line.removeprefix("#SBATCH ") for line in slurm.splitlines() if line.startswith("#SBATCH")]
+    assert {"--nice", "--export=NONE", "-n 1"} <= set(directives)
+    assert [line for line in directives if line.startswith(("--gres", "--mem", "-p", "--con", "-t"))] == []
+    assert '+JobFlavour = "workday"' in htcondor.splitlines()
+    assert "Arguments = " in htcondor
+    assert not re.search(r"^(Stream_|request_gpus)", htcondor, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", SITES)

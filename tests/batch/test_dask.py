@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,7 @@ gpus: 1
 memory: 3GB
 walltime: 4:00:00
 interface: lo
+prologue: echo variables: $(compgen -e)
 """
 ONE = ("ComputeFeatures", "--group", "features", "--branches", "0")
 """One branch, which calls `mass` of physics.py."""
@@ -53,6 +55,7 @@ def batch(slurm: Slurm, law: Law, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     settings.write_text((ROOT / "law.cfg").read_text() + SECTIONS)
     monkeypatch.setenv("LAW_CONFIG_FILE", str(settings))
     monkeypatch.setenv("LUIGI_CONFIG_PATH", str(settings))
+    monkeypatch.setenv("FROM_THE_SHELL", "1")
     monkeypatch.setenv("EVENTFOLD_VENV", str(linked_environment(tmp_path / "venv")))
     return Law(law.home, Path("batch"))
 
@@ -68,6 +71,11 @@ def test_the_summary_is_that_of_local_processes(batch: Law, law: Law, slurm: Slu
     ours, theirs = (place.results / "toy" / "summary.json" for place in (batch, law))
     assert ours.read_bytes() == theirs.read_bytes()
     assert jobs(slurm) == ""
+    # No variable of the shell got there: all of the environment is that of setup.sh.
+    for log in (batch.store / "clusters" / "test").glob("*.out"):
+        (variables,) = re.findall("^variables: (.*)$", log.read_text(), re.MULTILINE)
+        assert "HOME" in variables.split()
+        assert not {"FROM_THE_SHELL", "LAW_CONFIG_FILE", "EVENTFOLD_VENV"} & set(variables.split())
 
 
 def test_an_interrupted_run_leaves_no_job(batch: Law, slurm: Slurm) -> None:

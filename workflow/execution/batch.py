@@ -469,9 +469,7 @@ class SlurmProxy(JobsProxy, law.slurm.workflow.SlurmWorkflowProxy):
             "gres": f"gpu:{chosen.gpus}" if chosen.gpus else "",
         }
         own = [shlex.quote(f"--{name}={value}") for name, value in options.items() if value]
-        wanted = [*own, *lines(chosen.directives)]
-        skipped = lines(chosen.skip)
-        config.custom_content = [f"#SBATCH {line}" for line in wanted if not any(text in line for text in skipped)]
+        config.custom_content = [f"#SBATCH {line}" for line in chosen.kept([*own, *lines(chosen.directives)])]
 
 
 class SlurmJobs(JobsWorkflow, law.slurm.SlurmWorkflow):
@@ -510,9 +508,8 @@ class HTCondorProxy(JobsProxy, law.htcondor.workflow.HTCondorWorkflowProxy):
             "request_disk": f"{_megabytes(chosen, 'disk')}MB",
             "request_gpus": str(chosen.gpus or ""),
         }
-        wanted = [*(f"{name} = {value}" for name, value in commands.items() if value), *lines(chosen.directives)]
-        skipped = lines(chosen.skip)
-        config.custom_content = [line for line in wanted if not any(text in line for text in skipped)]
+        own = [f"{name} = {value}" for name, value in commands.items() if value]
+        config.custom_content = chosen.kept([*own, *lines(chosen.directives)])
 
 
 class HTCondorJobs(JobsWorkflow, law.htcondor.HTCondorWorkflow):

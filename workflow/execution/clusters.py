@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -112,6 +112,10 @@ class Profile:
     def most(self) -> int:
         """Most workers."""
         return self.workers or available_cores()
+
+    def kept(self, described: Iterable[str]) -> list[str]:
+        """Lines of a job's description but for those to leave out, which hold one of the texts of `skip`."""
+        return [line for line in described if not any(text in line for text in lines(self.skip))]
 
 
 KEYS = {field.name: str(field.type) for field in fields(Profile) if field.name not in ("name", "dashboard")}
@@ -311,8 +315,6 @@ def _batch_cluster(
             *(["--resources", f"GPU={chosen.gpus}"] if chosen.gpus else []),
         ],
         "job_script_prologue": prologue,
-        # Without a walltime dask-jobqueue would ask for half an hour.
-        "job_directives_skip": [*lines(chosen.skip), *([] if chosen.walltime or chosen.kind != "slurm" else ["-t "])],
         "scheduler_options": {
             "dashboard": chosen.dashboard,
             "dashboard_address": LOOPBACK,
@@ -323,16 +325,23 @@ def _batch_cluster(
     if chosen.kind == "slurm":
         gpus = [f"--gres=gpu:{chosen.gpus}"] if chosen.gpus else []
         return SLURMCluster(
+            # Without a walltime dask-jobqueue would ask for half an hour.
+            job_directives_skip=[*lines(chosen.skip), *([] if chosen.walltime else ["-t "])],
             job_cls=submissions.watched(SLURMJob),
             queue=chosen.queue or None,
             account=chosen.account or None,
             walltime=chosen.walltime or None,
-            job_extra_directives=[*gpus, *lines(chosen.directives)],
+            job_extra_directives=chosen.kept(["--export=NONE", *gpus, *lines(chosen.directives)]),
             **common,
         )
 
     class BashJob(HTCondorJob):
         executable = "/bin/bash"  # /bin/sh may be a shell that can't source setup.sh
+
+        def job_script(self) -> str:
+            header = self.job_header_dict.items()
+            self.job_header_dict = {name: value for name, value in header if chosen.kept([f"{name} = {value}"])}
+            return str(super().job_script())
 
     pairs = dict(line.split("=", 1) for line in lines(chosen.directives))
     gpus_wanted = {"request_gpus": str(chosen.gpus)} if chosen.gpus else {}
@@ -394,7 +403,8 @@ def bootstrap(chosen: Profile, variables: Sequence[str], shipped: Shipped | None
 
 def variables_of(folder: Path) -> tuple[str, ...]:
     """Names of the variables of the environment that the analysis in a folder reads."""
-    return tuple(sorted(set(re.findall(r"\$\{?(\w+)", (folder / "analysis.yaml").read_text()))))
+    text = re.sub(r"(?m)(^|\s)#.*$", "", (folder / "analysis.yaml").read_text())  # without comments
+    return tuple(sorted(set(re.findall(r"\$\{?(\w+)", text))))
 
 
 def prove_gpu(who: str) -> None:
