@@ -129,7 +129,7 @@ def factors(settings: TrainingSettings, steps: Floats, past: Floats, losses: Seq
     course = Course(
         steps=after,
         total=max(float(past[-1]) - first, 1.0),
-        epochs=np.maximum(np.interp(steps, past, epochs) - settings.warm_up, 0),
+        epochs=np.maximum(np.interp(steps, past, epochs) - np.interp(first, past, epochs), 0),
         losses=warmed(settings, losses),
         constants=settings.course,
     )

@@ -347,6 +347,10 @@ COMMON: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
     ({"batch_size": "all"}, [{}, {"learning_rate": 0.1}, {"sampling": "plain", "epochs": 9}]),
     ({"batch_size": "all", "sampling": "weighted", "precision": "bf16"}, [{}, {"learning_rate": 0.1}]),
     ({"batch_size": 1, "epochs": 2, "optimiser": "sgd"}, [{}, {"momentum": 0.5}]),
+    (
+        {"optimiser": "nadam", "averaging": "ema", "window": 1000, "sampling": "balanced", "precision": "bf16"},
+        [{}, {"schedule": "plateau", "schedule_patience": 1}, {"warm_up": 1, "averaging_decay": 0.8}],
+    ),
 ]
 """What the members of a stack share, and in what they differ."""
 
@@ -550,9 +554,9 @@ def test_averages_smooth_a_restless_training(averaging: Any) -> None:
 @pytest.mark.parametrize("name", get_args(Optimiser))
 def test_each_optimiser_learns(name: Optimiser) -> None:
     rate = {"sgd": 0.1, "adagrad": 0.05}.get(name, 5e-3)
-    settings = dataclasses.replace(BASE, optimiser=name, learning_rate=rate)
+    settings = dataclasses.replace(BASE, optimiser=name, learning_rate=rate, epochs=10)
     for member in train(make_events(3000), make_plans(3000, folds=3, model=MODEL, training=settings)):
-        assert min(member.history.validation_loss) < 0.56  # ln 2 is 0.69
+        assert min(member.history.validation_loss) < 0.6  # ln 2 is 0.69, the first epoch's about 0.7
 
 
 class TestSettings:
