@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.checkpoint import Checkpoint
+from models.ensemble import load_member, save_member
 from models.members import TrainedMember
 from models.optimisation import AVERAGES, OPTIMISERS, clip
 from models.schedules import factors, plateaus
@@ -623,3 +625,17 @@ class TestSettings:
     def test_what_makes_no_sense_is_refused(self, name: str, given: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=f"^{name} is .*; expected "):
             TrainingSettings(**given)
+
+    def test_a_network_s_file_keeps_them(self, tmp_path: Path) -> None:
+        settings = dataclasses.replace(
+            BASE,
+            epochs=2,
+            batch_size="all",
+            schedule="multi_step",
+            schedule_milestones=(1,),
+            averaging="swa",
+            beta1=0.8,
+        )
+        member = train(make_events(), make_plans(model=MODEL, training=settings)[:1])[0]
+        save_member(tmp_path / "network", member)
+        assert load_member(tmp_path / "network").training == settings
