@@ -274,10 +274,10 @@ class Configuration(Section):
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Configuration:
-        classes = len(self.classes.processes)
-        if self.training.sampling == "balanced" and self.training.batch_size < classes:
+        classes, size = len(self.classes.processes), self.training.batch_size
+        if self.training.sampling == "balanced" and size != "all" and size < classes:
             raise ValueError(
-                f"key training.batch_size: {self.training.batch_size}; balanced batches hold each of the {classes} "
+                f"key training.batch_size: {size}; balanced batches hold each of the {classes} "
                 "classes, so that they need at least as many events"
             )
         return self

@@ -153,8 +153,9 @@ class Network(nn.Module):
     def optimiser(self, job: Job, steps: int) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
         """AdamW, which decays matrices only, and its schedule."""
         settings = job.training
+        decay = settings.constants["weight_decay"]
         groups = [
-            {"params": [p for p in self.parameters() if p.ndim == 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in self.parameters() if p.ndim == 2], "weight_decay": decay},
             {"params": [p for p in self.parameters() if p.ndim != 2], "weight_decay": 0.0},
         ]
         adam = torch.optim.AdamW(groups, lr=settings.learning_rate)

@@ -12,8 +12,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-FORMAT = 2
+FORMAT = 3
 """Version of the format; a checkpoint of another version is not gone on from."""
+
+_ROW = "rows."  # begins the names of rows in the file
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -38,11 +40,8 @@ class Checkpoint:
         place: How far its training is.
         running: Training loss of the next epoch so far, summed over events.
         ended: Whether its training has ended, with its best epoch behind it.
-        steps: Steps of the optimiser done in all.
-        parameters: float32 ``[P]``.
-        best: Those of the best epoch so far, float32 ``[P]``.
-        first: Running mean of the gradients, float32 ``[P]``.
-        second: Running mean of their squares, float32 ``[P]``.
+        rows: By name, float32 ``[P]``, ``[T]`` or ``[1]``: ``parameters``; ``best``, those of the best epoch so far;
+            ``optimiser.NAME`` and ``averaging.NAME``, the states of the optimiser and of the average.
         training_loss: Per epoch, float64 ``[epochs]``.
         validation_loss: Likewise.
         learning_rate: Likewise.
@@ -51,11 +50,7 @@ class Checkpoint:
     place: Place
     running: float
     ended: bool
-    steps: float
-    parameters: Floats
-    best: Floats
-    first: Floats
-    second: Floats
+    rows: dict[str, Floats]
     training_loss: Doubles
     validation_loss: Doubles
     learning_rate: Doubles
@@ -65,7 +60,8 @@ class Checkpoint:
         from safetensors.numpy import save
 
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        numbers = [*self.place, self.running, self.ended, self.steps]
+        arrays |= {_ROW + name: row for name, row in self.rows.items()}
+        numbers = [*self.place, self.running, self.ended]
         return save({**arrays, "state": np.array([FORMAT, *numbers], dtype=np.float64)})
 
     @staticmethod
@@ -85,13 +81,13 @@ class Checkpoint:
             raise ValueError(f"no checkpoint: {error}") from error
         if version != FORMAT:
             raise ValueError(f"a checkpoint of version {version:g}; expected {FORMAT}")
-        epochs, window, step, running, ended, steps = numbers
+        epochs, window, step, running, ended = numbers
         return Checkpoint(
             place=Place(int(epochs), int(window), int(step)),
             running=float(running),
             ended=bool(ended),
-            steps=float(steps),
-            **arrays,
+            rows={name.removeprefix(_ROW): row for name, row in arrays.items() if name.startswith(_ROW)},
+            **{name: array for name, array in arrays.items() if not name.startswith(_ROW)},
         )
 
 

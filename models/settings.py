@@ -6,15 +6,45 @@ network, a call in Python). Types and unknown keys are checked where the configu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "silu", "gelu", "mish", "tanh", "sigmoid", "linear"]
-Schedule = Literal["constant", "cosine", "one_cycle"]
+Optimiser = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam"]
+Schedule = Literal["constant", "step", "multi_step", "exponential", "cosine", "warm_restarts", "one_cycle", "plateau"]
+Averaging = Literal["none", "ema", "swa"]
 Precision = Literal["auto", "fp32", "bf16"]
 NetworkType = Literal["dense", "tabm"]
 Normalisation = Literal["none", "batch", "layer"]
 Sampling = Literal["plain", "weighted", "balanced"]
+
+Constant = float | bool | tuple[int, ...]
+CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
+    "optimiser": {
+        "sgd": {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
+        "adagrad": {"epsilon": 1e-10, "weight_decay": 0.0},
+        "rmsprop": {"alpha": 0.99, "epsilon": 1e-8, "momentum": 0.0, "weight_decay": 0.0},
+        "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+        "adamw": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.1},
+        "nadam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "momentum_decay": 4e-3, "weight_decay": 0.0},
+    },
+    "schedule": {
+        "constant": {},
+        "step": {"schedule_every": 10, "schedule_factor": 0.1},
+        "multi_step": {"schedule_milestones": (), "schedule_factor": 0.1},
+        "exponential": {"schedule_factor": 0.9},
+        "cosine": {},
+        "warm_restarts": {"schedule_every": 10, "schedule_stretch": 1},
+        "one_cycle": {},
+        "plateau": {"schedule_factor": 0.1, "schedule_patience": 3, "schedule_reductions": 3},
+    },
+    "averaging": {"none": {}, "ema": {"averaging_decay": 0.999}, "swa": {"averaging_start": 0.75}},
+}
+"""The keys that belong to one choice or another, with their defaults there: ``CONSTANTS[key][choice]``."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +81,44 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the networks are trained: AdamW (Loshchilov and Hutter, arXiv 1711.05101) on weighted cross-entropy.
+    """How the networks are trained.
+
+    A constant that belongs to a choice (of optimiser, schedule or averaging) is ``None`` for its default there, which
+    `CONSTANTS` lists; one that the choice does not have is refused.
 
     Attributes:
         epochs: Largest number of passes over the training events.
-        batch_size: Events per step.
+        batch_size: Events per step; ``all`` for all training events of a network.
         learning_rate: Peak learning rate.
+        optimiser: ``sgd``, also with momentum (Polyak 1964; Sutskever et al. 2013); ``adagrad`` (Duchi, Hazan and
+            Singer 2011); ``rmsprop`` (Tieleman and Hinton 2012); ``adam`` (Kingma and Ba, arXiv 1412.6980); ``adamw``
+            (Loshchilov and Hutter, arXiv 1711.05101); ``nadam`` (Dozat 2016).
         weight_decay: Decoupled decay of the weight matrices; biases and learned absent values are left alone.
-        schedule: Course of the learning rate over the epochs: ``constant``, ``cosine`` (half a period, down to
-            zero) or ``one_cycle`` (arXiv 1708.07120: up over the first 30% of the steps, then down).
+        momentum: Of ``sgd`` and ``rmsprop``, the share of the last step in this one.
+        nesterov: Of ``sgd``, whether the momentum looks ahead.
+        alpha: Of ``rmsprop``, the share that the mean of squared gradients keeps in a step.
+        beta1: Of ``adam``, ``adamw`` and ``nadam``, the share that the mean of gradients keeps in a step.
+        beta2: Likewise, of their squares.
+        epsilon: Added to the root of the squares.
+        momentum_decay: Of ``nadam``, how fast its momentum reaches ``beta1``.
+        schedule: Course of the learning rate: ``constant``; ``step``, times a factor every so many epochs;
+            ``multi_step``, times a factor at chosen epochs; ``exponential``, times a factor every epoch; ``cosine``
+            (half a period, down to zero); ``warm_restarts`` (arXiv 1608.03983: such halves, one after the other);
+            ``one_cycle`` (arXiv 1708.07120: up over the first 30% of the steps, then down); ``plateau``, times a factor
+            whenever the validation loss has stopped to fall.
+        schedule_every: Of ``step``, epochs from one factor to the next; of ``warm_restarts``, epochs of the first half
+            period.
+        schedule_factor: Of ``step``, ``multi_step``, ``exponential`` and ``plateau``.
+        schedule_milestones: Of ``multi_step``, the numbers of epochs after which the rate falls.
+        schedule_stretch: Of ``warm_restarts``, how many times as long as the one before a half period is.
+        schedule_patience: Of ``plateau``, epochs without a better validation loss before the rate falls.
+        schedule_reductions: Of ``plateau``, how often it falls; where it would once more, the training ends.
+        warm_up: Epochs over which the learning rate first rises in a straight line to where the schedule begins.
+        averaging: What is validated and kept: ``none``, the weights themselves; ``ema``, their exponential moving
+            average over the steps; ``swa``, their mean over the last epochs (Izmailov et al., arXiv 1803.05407).
+        averaging_decay: Of ``ema``, the share that the average keeps in a step.
+        averaging_start: Of ``swa``, the share of the epochs after which the average begins; until then the weights
+            themselves are validated, and ``patience`` does not count.
         patience: Stop after this many epochs without a better validation loss; ``None`` never stops. Either
             way the network of the best epoch is kept.
         clip_norm: Largest Euclidean norm of a network's gradient; ``None`` does not clip.
@@ -78,10 +137,28 @@ class TrainingSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     epochs: int = 30
-    batch_size: int = 256
+    batch_size: int | Literal["all"] = 256
     learning_rate: float = 2e-3
-    weight_decay: float = 0.1
+    optimiser: Optimiser = "adamw"
+    weight_decay: float | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    alpha: float | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    epsilon: float | None = None
+    momentum_decay: float | None = None
     schedule: Schedule = "one_cycle"
+    schedule_every: int | None = None
+    schedule_factor: float | None = None
+    schedule_milestones: tuple[int, ...] | None = None
+    schedule_stretch: int | None = None
+    schedule_patience: int | None = None
+    schedule_reductions: int | None = None
+    warm_up: float = 0.0
+    averaging: Averaging = "none"
+    averaging_decay: float | None = None
+    averaging_start: float | None = None
     patience: int | None = 10
     clip_norm: float | None = 1.0
     precision: Precision = "auto"
@@ -91,13 +168,107 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        size = self.batch_size
+        _require(size == "all" or (isinstance(size, int) and size >= 1), "batch_size", size, "at least 1, or all")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "a number of at least 0")
         _require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1, or null")
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or null")
         _require(self.window is None or self.window >= 1000, "window", self.window, "at least 1000 events, or null")
         _require(self.members >= 1, "members", self.members, "at least 1")
+        self._check_batches()
+        for key in CONSTANTS:
+            self._check_constants(key)
+        self._check_schedule()
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """The constants of the optimiser."""
+        return {name: float(value) for name, value in self._chosen("optimiser").items()}
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """The constants of the schedule."""
+        return self._chosen("schedule")
+
+    @property
+    def average(self) -> dict[str, float]:
+        """The constants of the averaging."""
+        return self._chosen("averaging")
+
+    def _given(self, key: str) -> dict[str, Constant | None]:
+        """Whatever stands under the constants of any choice of a key."""
+        return {name: getattr(self, name) for choice in CONSTANTS[key].values() for name in choice}
+
+    def _chosen(self, key: str) -> dict[str, Any]:
+        """The constants of the choice under a key, with its defaults."""
+        given, own = self._given(key), CONSTANTS[key][getattr(self, key)]
+        return {name: default if given[name] is None else given[name] for name, default in own.items()}
+
+    def _check_constants(self, key: str) -> None:
+        """Refuse constants that the choice under a key does not have, and values that make no sense."""
+        choice, given = getattr(self, key), self._given(key)
+        if choice not in CONSTANTS[key]:
+            raise ValueError(f"{key} is {choice!r}; expected one of {', '.join(CONSTANTS[key])}.")
+        own = CONSTANTS[key][choice]
+        for name, value in given.items():
+            if value is None:
+                continue
+            if name not in own:
+                owners = ", ".join(other for other, names in CONSTANTS[key].items() if name in names)
+                nearest = get_close_matches(name, own, 1)
+                hint = f" Did you mean {nearest[0]}?" if nearest else ""
+                raise ValueError(
+                    f"{name} is {value!r}, but {key} {choice} has no such constant; it has {', '.join(own) or 'none'}, "
+                    f"and {name} is one of {owners}.{hint}"
+                )
+            holds, expected = _RANGES[name]
+            _require(holds(value), name, value, expected)
+
+    def _check_batches(self) -> None:
+        """Refuse what cannot be done with all events in one batch."""
+        if self.batch_size == "all":
+            _require(self.sampling != "balanced", "batch_size", "all", "a number, with sampling: balanced")
+            _require(self.window is None, "batch_size", "all", "a number, with a window")
+
+    def _check_schedule(self) -> None:
+        """Refuse combinations that make no sense."""
+        if self.nesterov:
+            _require(bool(self.momentum), "nesterov", True, "false, or a momentum above 0")
+        if self.schedule == "multi_step":
+            found = self.course["schedule_milestones"]
+            _require(bool(found), "schedule_milestones", found, "at least one number of epochs, with multi_step")
+        if self.schedule == "plateau" and self.patience is not None:
+            patience = self.course["schedule_patience"]
+            expected = f"fewer epochs than patience, {self.patience}, which ends the training"
+            _require(patience < self.patience, "schedule_patience", patience, expected)
+        _require(0 <= self.warm_up < self.epochs, "warm_up", self.warm_up, f"from 0 to below epochs, {self.epochs}")
+
+
+def _increasing(milestones: tuple[int, ...]) -> bool:
+    return all(before < after for before, after in pairwise((0, *milestones)))
+
+
+_KEEPS = (lambda value: 0 <= value < 1, "a share from 0 to below 1")
+_COUNT = (lambda value: value >= 1, "at least 1")
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "weight_decay": (lambda value: value >= 0, "a number of at least 0"),
+    "momentum": _KEEPS,
+    "nesterov": (lambda value: isinstance(value, bool), "true or false"),
+    "alpha": _KEEPS,
+    "beta1": _KEEPS,
+    "beta2": _KEEPS,
+    "epsilon": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "momentum_decay": (lambda value: value >= 0, "a number of at least 0"),
+    "schedule_every": _COUNT,
+    "schedule_factor": (lambda value: 0 < value < 1, "a number above 0 and below 1"),
+    "schedule_milestones": (_increasing, "growing numbers of epochs, each at least 1"),
+    "schedule_stretch": _COUNT,
+    "schedule_patience": _COUNT,
+    "schedule_reductions": (lambda value: value >= 0, "at least 0"),
+    "averaging_decay": _KEEPS,
+    "averaging_start": _KEEPS,
+}
+"""For each constant, whether a value is one, and what is expected."""
 
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:

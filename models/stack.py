@@ -18,8 +18,9 @@ from models.events import Counts, Mask, TrainingEvents, Window, Windows
 from models.losses import class_factors
 from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier, stack_statistics
-from models.optimisation import SCHEDULES, AdamW
+from models.optimisation import AVERAGES, OPTIMISERS
 from models.preprocessing import Standardisation, fit_standardisations
+from models.schedules import factors, plateaus, warmed
 
 ROWS = 64
 """Batches are padded to a multiple of this many rows.
@@ -41,12 +42,32 @@ class Kind:
     precision: str
     sampling: str
     window: int | None
+    optimiser: str
+    averaging: str
 
     @classmethod
     def of(cls, plan: MemberPlan) -> Kind:
-        """The kind of a network; each of a stack has its own rates, decays, dropout, lengths and seed."""
+        """The kind of a network; each of a stack has its own rates, constants, dropout, lengths and seed."""
         own = plan.settings
-        return cls(replace(plan.model, dropout=0.0), own.batch_size, own.precision, own.sampling, own.window)
+        size = _whole(int(plan.training.sum())) if own.batch_size == "all" else own.batch_size
+        return cls(
+            network=replace(plan.model, dropout=0.0),
+            batch_size=size,
+            precision=own.precision,
+            sampling=own.sampling,
+            window=own.window,
+            optimiser=own.optimiser,
+            averaging=own.averaging,
+        )
+
+
+def _whole(count: int) -> int:
+    """The size of a batch that holds all events of a network, with up to an eighth of padding.
+
+    It follows from the network's own events, and those of similar numbers share it, so that folds train together.
+    """
+    grain = 1 << max(count.bit_length() - 4, 0)
+    return max(-(-count // grain) * grain, 1)
 
 
 @dataclass
@@ -58,7 +79,7 @@ class State:
     standardisation: Standardisation
     events: tuple[int, int]  # to train and to stop on, of non-zero weight
     factors: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # of the classes, training and validation
-    total_steps: int
+    past: Counts  # steps before each of its epochs, and of all, [epochs + 1]
     training_loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
@@ -71,15 +92,33 @@ class State:
     def rates(self, steps: Counts) -> npt.NDArray[np.float64]:
         """Learning rates at some of its steps, counted from the first of its training."""
         settings = self.plan.settings
-        total = np.full(len(steps), float(self.total_steps))
-        return settings.learning_rate * SCHEDULES[settings.schedule](steps.astype(np.float64), total)
+        courses = factors(settings, steps.astype(np.float64), self.past.astype(np.float64), self.validation_loss)
+        return settings.learning_rate * courses
 
     def ends(self, epoch: int) -> bool:
         """Whether its training ends with this epoch."""
         settings = self.plan.settings
-        return epoch + 1 == settings.epochs or (
-            settings.patience is not None and epoch - self.best >= settings.patience
+        return (
+            epoch + 1 == settings.epochs
+            or (settings.patience is not None and epoch - max(self.best, self.averages_from) >= settings.patience)
+            or self.settled
         )
+
+    @property
+    def settled(self) -> bool:
+        """Whether the learning rate would have to fall more often than it may."""
+        settings = self.plan.settings
+        if settings.schedule != "plateau":
+            return False
+        losses = warmed(settings, self.validation_loss)
+        most: int = settings.course["schedule_reductions"]
+        return plateaus(losses, settings.course) > most
+
+    @property
+    def averages_from(self) -> int:
+        """The first epoch whose end enters an average over epochs, counted from 0."""
+        settings = self.plan.settings
+        return int(settings.average.get("averaging_start", 0.0) * settings.epochs + 1e-9)
 
 
 class Stack:
@@ -93,6 +132,7 @@ class Stack:
         parameters: ``[M, P]``.
         statistics: Mean and scale of the standardisation, ``[M, 1, F]`` each.
         optimiser: Acts on those that are trained, the first T of each row.
+        average: Of the parameters, validated and kept in their place; ``None`` without one.
         largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
         dropout: Drops units; ``None`` if no member drops any.
         divisors: Events of a full batch, float64 ``[M]``.
@@ -104,7 +144,6 @@ class Stack:
         time: Its number among all steps, from which its random numbers follow, int64 ``[1]``.
         keys: Keys of dropout, int64 ``[M]``.
         running: Training losses of the epoch so far, summed over events, float64 ``[M]``.
-        past_steps: Each member's steps in all epochs before one, ``[E + 1, M]``.
     """
 
     def __init__(
@@ -118,9 +157,10 @@ class Stack:
             plans: The members by their place among all plans; of one kind.
             device: torch's name of the device.
         """
-        first = next(iter(plans.values())).settings
+        one = next(iter(plans.values()))
+        first, self.batch_size = one.settings, Kind.of(one).batch_size
         self.classifier, self.signature, self.device = classifier, events.signature, torch.device(device)
-        self.batch_size, self.sampling = first.batch_size, first.sampling
+        self.sampling = first.sampling
         classes = len(events.signature.classes)
         if self.sampling == "balanced" and self.batch_size < classes:
             raise ValueError(
@@ -157,20 +197,20 @@ class Stack:
         fits = fit_standardisations(events.values, events.present, events.weights, events.labels, training)
         epochs = range(max(plan.settings.epochs for plan in plans.values()))
         steps = [self.windows.steps(epoch, self.batch_size).sum(axis=0) for epoch in epochs]  # (M,) each
-        self.past_steps = np.cumsum([np.zeros_like(steps[0]), *steps], axis=0)  # (E + 1, M)
+        past = np.cumsum([np.zeros_like(steps[0]), *steps], axis=0)  # (E + 1, M)
         states = []
         for position, (order, plan) in enumerate(plans.items()):
-            factors, counts = [], []
+            balance, counts = [], []
             for name, use in (("training", training[position]), ("validation", validation[position])):
                 labels = events.labels[use]
                 try:
-                    factors.append(class_factors(events.weights[use], labels, classes))
+                    balance.append(class_factors(events.weights[use], labels, classes))
                 except ValueError as error:
                     raise ValueError(f"Fold {plan.fold}, member {plan.index}, {name} events: {error}") from None
                 counts.append(np.bincount(labels, minlength=classes))
             sizes = (int(counts[0].sum()), int(counts[1].sum()))
-            total = int(self.past_steps[plan.settings.epochs, position])
-            states.append(State(plan, order, fits[position], sizes, (factors[0], factors[1]), total))
+            own = past[: plan.settings.epochs + 1, position]  # (epochs + 1,)
+            states.append(State(plan, order, fits[position], sizes, (balance[0], balance[1]), own))
         return states
 
     def _lay_out(self, plans: Mapping[int, MemberPlan]) -> None:
@@ -183,8 +223,16 @@ class Stack:
         streams = [hashing.key(plan.seed, plan.fold, plan.index) for plan in plans.values()]
         self.parameters = self.classifier.initial([hashing.key(s, _INITIAL) for s in streams]).to(self.device)  # (M, P)
         self.best = self.parameters.clone()  # (M, P)
-        decay = column([own.weight_decay for own in settings]).unsqueeze(1)  # (M, 1)
-        self.optimiser = AdamW(self.parameters[:, : self.classifier.trained], self.classifier.decaying, decay)
+        constants = [own.constants for own in settings]
+        columns = {name: column([own[name] for own in constants]).unsqueeze(1) for name in constants[0]}  # (M, 1) each
+        trained = self.parameters[:, : self.classifier.trained]  # (M, T)
+        self.optimiser = OPTIMISERS[settings[0].optimiser](trained, self.classifier.decaying, columns)
+        self.average = None
+        if settings[0].averaging != "none":
+            decays = [own.average.get("averaging_decay") for own in settings]
+            starts = [float(state.averages_from) for state in self.states]
+            rules = column([start if decay is None else decay for decay, start in zip(decays, starts, strict=True)])
+            self.average = AVERAGES[settings[0].averaging](self.parameters, rules.unsqueeze(1))
         self.order_keys = torch.tensor([hashing.key(s, _ORDER) for s in streams], device=self.device)  # (M,)
         self.keys = torch.tensor([hashing.key(s, _DROPOUT) for s in streams], device=self.device)  # (M,)
         mean, scale = stack_statistics([state.standardisation for state in self.states])  # (M, 1, F) each
@@ -226,15 +274,9 @@ class Stack:
             state.training_loss = checkpoint.training_loss.tolist()
             state.validation_loss = checkpoint.validation_loss.tolist()
             state.learning_rate = checkpoint.learning_rate.tolist()
-            self.optimiser.counts[position] = checkpoint.steps
             self.running[position] = checkpoint.running
-            for tensor, row in (
-                (self.parameters, checkpoint.parameters),
-                (self.best, checkpoint.best),
-                (self.optimiser.first, checkpoint.first),
-                (self.optimiser.second, checkpoint.second),
-            ):
-                tensor[position] = torch.from_numpy(row.copy())  # (P,)
+            for name, rows in self._rows().items():
+                rows[position] = torch.from_numpy(checkpoint.rows[name].copy())  # (P,), (T,) or (1,)
         ended = [position for position, checkpoint in enumerate(saved) if checkpoint is not None and checkpoint.ended]
         results = {self.states[position].order: self.result(position) for position in ended}
         self.leave(ended)
@@ -243,21 +285,27 @@ class Stack:
     def checkpoint(self, position: int, place: Place, ended: bool) -> Checkpoint:
         """Where a member stands."""
         state = self.states[position]
-        rows = (self.parameters, self.best, self.optimiser.first, self.optimiser.second)
-        parameters, best, first, second = (row[position].cpu().numpy().copy() for row in rows)  # (P,) or (T,) each
         return Checkpoint(
             place=place,
             running=float(self.running[position]),
             ended=ended,
-            steps=float(self.optimiser.counts[position]),
-            parameters=parameters,
-            best=best,
-            first=first,
-            second=second,
+            rows={name: rows[position].cpu().numpy().copy() for name, rows in self._rows().items()},
             training_loss=np.array(state.training_loss),
             validation_loss=np.array(state.validation_loss),
             learning_rate=np.array(state.learning_rate),
         )
+
+    def _rows(self) -> dict[str, Tensor]:
+        """Whatever steps change of the members, by name: float32 ``[M, P]``, ``[M, T]`` or ``[M, 1]``."""
+        rows = {"parameters": self.parameters, "best": self.best}
+        rows |= {f"optimiser.{name}": own for name, own in self.optimiser.state.items()}
+        if self.average is not None:
+            rows |= {f"averaging.{name}": own for name, own in self.average.state.items()}
+        return rows
+
+    def evaluated(self) -> Tensor:
+        """The parameters that are validated and kept, ``[M, P]``: their average where there is one."""
+        return self.parameters if self.average is None else self.average.evaluated(self.parameters)
 
     def begin(self, place: Place, window: Window) -> int:
         """Shuffle each member's events of a window into batches; returns the number of steps.
@@ -282,7 +330,7 @@ class Stack:
     def _schedule(self, epoch: int, number: int) -> None:
         """Write the learning rates of a window, and who takes which step."""
         own = self.windows.steps(epoch, self.batch_size)  # (W, M)
-        past = self.past_steps[epoch] + own[:number].sum(axis=0)  # (M,)
+        past = np.array([state.past[epoch] for state in self.states]) + own[:number].sum(axis=0)  # (M,)
         steps = np.arange(own[number].max())[:, np.newaxis]  # (S, 1)
         rates = np.empty((len(steps), len(self.states)))  # (S, M)
         for position, state in enumerate(self.states):
@@ -294,16 +342,17 @@ class Stack:
     def record(self, epoch: int, validation_sums: Tensor) -> None:
         """Note the losses of an epoch, and keep the parameters of members that have never been better."""
         improved = []
-        sums = (self.running.tolist(), validation_sums.tolist(), self.past_steps[epoch + 1].tolist())
-        for state, on_training, on_validation, steps in zip(self.states, *sums, strict=True):
+        sums = (self.running.tolist(), validation_sums.tolist())
+        for state, on_training, on_validation in zip(self.states, *sums, strict=True):
             if not (math.isfinite(on_training) and math.isfinite(on_validation)):
                 raise TrainingDiverged(state.plan.fold, state.plan.index, epoch + 1)
+            # Before the loss, from which the next rates may follow.
+            state.learning_rate.append(float(state.rates(state.past[epoch + 1 : epoch + 2] - 1)[0]))
             state.training_loss.append(on_training / state.events[0])
             state.validation_loss.append(on_validation / state.events[1])
-            state.learning_rate.append(float(state.rates(np.array([steps - 1]))[0]))
             improved.append(state.best == epoch)
         better = torch.tensor(improved, device=self.device).unsqueeze(1)  # (M, 1)
-        self.best = torch.where(better, self.parameters, self.best)  # (M, P)
+        self.best = torch.where(better, self.evaluated(), self.best)  # (M, P)
         self.running.zero_()
 
     def ended(self, epoch: int) -> list[int]:
@@ -334,8 +383,9 @@ class Stack:
         self.statistics = (self.statistics[0][keep], self.statistics[1][keep])
         if self.dropout is not None:
             self.dropout.select(keep)
-        self.past_steps = self.past_steps[:, stay]
         self.optimiser.select(keep)
+        if self.average is not None:
+            self.average.select(keep)
         self.windows.select(keep)
         self._make_room()
 

@@ -3,8 +3,8 @@
 `train` reads from top to bottom. In the shape comments M is the number of members still training, K that of the
 submodels of each, B the events of a batch, F the features, C the classes, P the parameters of one member, T those
 that are trained and N the events. Members share the events and the arithmetic, nothing else: each has its own training
-and validation events, class weights, standardisation, initial weights, batch order, learning rate, weight decay,
-dropout and end. What a member becomes does not depend on who else is in the stack, to the last bit.
+and validation events, class weights, standardisation, initial weights, batch order, learning rate, constants of the
+optimiser, dropout and end. What a member becomes does not depend on who else is in the stack, to the last bit.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ def _train_together(
                 if checkpoints is not None and checkpoints.due():
                     keep(range(len(stack.states)))
                     checkpoints.saved()
+        if stack.average is not None:
+            stack.average.end_epoch(stack.parameters, place.epochs)
         stack.record(place.epochs, _validation_sums(stack))
         ended = stack.ended(place.epochs)
         for position in ended:
@@ -137,6 +139,8 @@ def _take_step(stack: Stack, table: Table) -> None:
 
     for name, moved in step.moved.items():
         views[name].copy_(moved)  # (M, ...)
+    if stack.average is not None:
+        stack.average.step(stack.parameters, active)
     stack.running += sums.detach()
     stack.step += 1
     stack.time += 1
@@ -144,7 +148,7 @@ def _take_step(stack: Stack, table: Table) -> None:
 
 def _validation_sums(stack: Stack) -> Tensor:
     """Return the class-balanced validation loss of each member, summed over its events, float64 ``[M]``."""
-    views = stack.classifier.views(stack.parameters, stack.dtype)  # (M, ...) each
+    views = stack.classifier.views(stack.evaluated(), stack.dtype)  # (M, ...) each
     total = torch.zeros_like(stack.divisors)  # (M,)
     for window in stack.windows.validation():
         for rows in torch.split(window.validation, stack.validation_rows, dim=1):  # (M, B)

@@ -94,6 +94,7 @@ def test_cross_section_is_a_product(load: Callable[..., Analysis]) -> None:
         ("processes.higgs.titel", "H", "'title'"),
         ("folds.test_fracton", 0.3, "'test_fraction'"),
         ("training.epoch", 5, "'epochs'"),
+        ("training.beta_1", 0.8, "'beta1'"),
         ("model.activaton", "relu", "'activation'"),
         ("outputs.histogram.bin", 10, "'bins'"),
     ],
@@ -125,6 +126,12 @@ def test_unknown_key_suggests_the_nearest(
         ("processes.higgs.normalisation", {"sum_to": -3}, "key processes.higgs.normalisation.sum_to is -3"),
         ("selection.categories", {"1l": "met"}, "key selection.categories.1l is '1l'"),
         ("training.epochs", 0, "key training: epochs is 0; expected at least 1"),
+        ("training.optimiser", "sdg", "'nadam' was expected. Did you mean 'sgd'?"),
+        ("training.batch_size", 0, "key training: batch_size is 0; expected at least 1, or all"),
+        ("training.momentum", 0.9, "key training: momentum is 0.9, but optimiser adamw has no such constant"),
+        ("training.beta1", True, "key training.beta1 is true, but a number or a text was expected"),
+        ("training.schedule_every", 2.5, "key training.schedule_every is 2.5"),
+        ("training.schedule_milestones", 3, "key training.schedule_milestones is 3, but a list"),
         (
             "training",
             {"sampling": "balanced", "batch_size": 1},
@@ -301,3 +308,22 @@ def test_nearest() -> None:
     assert nearest("xyz", ["a", "b"]) == "Valid names: a, b."
     assert nearest("xyz", [f"n{i:02}" for i in range(13)]).endswith("n11, ….")
     assert nearest("xyz", []) == ""
+
+
+def test_optimiser_schedule_and_averaging_with_their_constants(load: Callable[..., Analysis]) -> None:
+    training = {
+        "optimiser": "sgd",
+        "momentum": 0.9,
+        "nesterov": True,
+        "batch_size": "all",
+        "schedule": "multi_step",
+        "schedule_milestones": [10, 20],
+        "averaging": "swa",
+        "averaging_start": 0.5,
+        "warm_up": 2,
+    }
+    found = load("training", training).config.training
+    assert found.constants == {"momentum": 0.9, "nesterov": 1.0, "weight_decay": 0.0}
+    assert found.course == {"schedule_milestones": (10, 20), "schedule_factor": 0.1}
+    assert found.average == {"averaging_start": 0.5}
+    assert (found.batch_size, found.warm_up) == ("all", 2)

@@ -1,4 +1,4 @@
-"""The parts of a training: settings, random numbers, preprocessing, losses, optimiser (layers: test_networks.py)."""
+"""The parts of a training: settings, random numbers, preprocessing, losses; others have files of their own."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional
 
-from models import hashing, optimisation
+from models import hashing
 from models.dropout import Dropout
 from models.losses import class_factors, cross_entropy
 from models.networks import ACTIVATIONS, NETWORKS, Classifier, Step, stack_statistics
+from models.optimisation import AVERAGES, OPTIMISERS
 from models.preprocessing import Signature, encode, fit_standardisation
-from models.settings import Activation, ModelSettings, Schedule, TrainingSettings
+from models.schedules import SCHEDULES
+from models.settings import CONSTANTS, Activation, Averaging, ModelSettings, Optimiser, Schedule, TrainingSettings
 
 SIGNATURE = Signature(("met", "pt1", "eta1", "pt2", "eta2"), ("event", "l1", "l1", "l2", "l2"), ("s", "b", "t"))
 
@@ -57,7 +58,9 @@ class TestSettings:
 
     def test_every_name_is_implemented(self) -> None:
         assert set(get_args(Activation)) == set(ACTIVATIONS)
-        assert set(get_args(Schedule)) == set(optimisation.SCHEDULES)
+        assert set(get_args(Schedule)) == set(SCHEDULES) == set(CONSTANTS["schedule"])
+        assert set(get_args(Optimiser)) == set(OPTIMISERS) == set(CONSTANTS["optimiser"])
+        assert set(get_args(Averaging)) == {"none", *AVERAGES} == set(CONSTANTS["averaging"])
         assert set(get_args(get_type_hints(ModelSettings)["type"])) == set(NETWORKS)
 
     def test_schema_reads_them(self) -> None:
@@ -271,75 +274,3 @@ class TestLosses:
     def test_class_factors_refuse_an_empty_class(self) -> None:
         with pytest.raises(ValueError, match="weights of class 2 sum to 0 over 0 events"):
             class_factors(np.ones(2), np.array([0, 1]), 3)
-
-
-class TestOptimisation:
-    @pytest.mark.parametrize("total", [10, 11, 100, 997])
-    def test_schedules_against_torch(self, total: int) -> None:
-        steps = np.arange(total, dtype=np.float64)
-        parameter = nn.Parameter(torch.zeros(1))
-        for name, make in (
-            ("one_cycle", lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, total_steps=total)),
-            ("cosine", lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, total)),
-            ("constant", lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
-        ):
-            optimiser = torch.optim.SGD([parameter], lr=1.0)
-            scheduler = make(optimiser)
-            expected = []
-            for _ in range(total):
-                expected.append(optimiser.param_groups[0]["lr"])
-                optimiser.step()
-                scheduler.step()
-            found = optimisation.SCHEDULES[name](steps, np.full(total, float(total)))
-            assert found == pytest.approx(np.array(expected), rel=1e-9, abs=1e-12)
-
-    @pytest.mark.parametrize("name", get_args(Schedule))
-    @pytest.mark.parametrize("total", [1, 2, 3])
-    def test_schedules_of_few_steps(self, name: str, total: int) -> None:
-        factors = optimisation.SCHEDULES[name](np.arange(total, dtype=np.float64), np.full(total, float(total)))
-        assert np.isfinite(factors).all()
-        assert factors[0] > 0
-
-    def test_clip_against_torch(self) -> None:
-        gradients = torch.randn(4, 50, generator=torch.Generator().manual_seed(1)) * torch.logspace(-2, 2, 4)[:, None]
-        clipped = optimisation.clip(gradients, torch.ones(4, 1, dtype=torch.float64))
-        assert torch.equal(optimisation.clip(gradients, torch.full((4, 1), torch.inf)), gradients)
-        for row, found in zip(gradients, clipped, strict=True):
-            parameter = nn.Parameter(torch.zeros(50))
-            parameter.grad = row.clone()
-            nn.utils.clip_grad_norm_([parameter], 1.0)
-            assert torch.allclose(found, parameter.grad, rtol=1e-6)
-
-    @pytest.mark.parametrize("path", ["_step_fused", "_step_rows"])
-    def test_adamw_against_torch_with_a_rate_a_decay_and_a_pause_for_each_member(
-        self, path: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The way of a processor and that of other devices."""
-        monkeypatch.setattr(optimisation.AdamW, "_step_fused", getattr(optimisation.AdamW, path))
-        generator = torch.Generator().manual_seed(2)
-        start = torch.randn(2, 20, generator=generator, dtype=torch.float64)
-        decays = torch.tensor([[0.1], [0.3]], dtype=torch.float64)
-        rates = torch.tensor([[0.01], [0.03]], dtype=torch.float64)
-        found = start.clone()
-        stacked = optimisation.AdamW(found, 12, decays)
-        plain = []
-        for row, rate, decay in zip(start, rates, decays, strict=True):
-            parts = [nn.Parameter(row[:12].clone()), nn.Parameter(row[12:].clone())]
-            groups = [{"params": parts[:1], "weight_decay": decay.item()}, {"params": parts[1:], "weight_decay": 0.0}]
-            plain.append((parts, torch.optim.AdamW(groups, lr=rate.item())))
-        for step in range(25):
-            gradients = torch.randn(2, 20, generator=generator, dtype=torch.float64)
-            active = torch.tensor([[1.0], [float(step % 3 != 0)]], dtype=torch.float64)
-            before = [found[1].clone(), stacked.first[1].clone(), stacked.second[1].clone()]
-            stacked.step(found, gradients, rates, active)
-            for member, (parts, optimiser) in enumerate(plain):
-                if active[member] == 0:
-                    after = [found[1], stacked.first[1], stacked.second[1]]
-                    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-                    continue
-                parts[0].grad, parts[1].grad = gradients[member, :12].clone(), gradients[member, 12:].clone()
-                optimiser.step()
-        for member, (parts, _) in enumerate(plain):
-            assert torch.allclose(
-                found[member], torch.cat([p.detach() for p in parts]), rtol=1e-6, atol=1e-8
-            )  # counts are float32

@@ -195,7 +195,10 @@ class Recorded:
         """Where the tensors are that a step reads and changes."""
         tensors: dict[str, Tensor | None] = {name: getattr(stack, name) for name in (*self.STACK, *self.OTHERS)}
         tensors |= {f"statistics{number}": tensor for number, tensor in enumerate(stack.statistics)}
-        tensors |= {name: getattr(stack.optimiser, name) for name in ("first", "second", "counts", "weight_decay")}
+        tensors |= stack.optimiser.state
+        tensors |= stack.optimiser.constants
+        if stack.average is not None:
+            tensors |= {**stack.average.state, "constant": stack.average.constant}
         tensors |= {name: getattr(table, name) for name in ("values", "present", "labels", "weights")}
         return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
 
@@ -207,8 +210,10 @@ class Recorded:
         dataclasses.replace(TRAINING, epochs=6, patience=1, learning_rate=0.05),
         dataclasses.replace(TRAINING, sampling="weighted", window=1000),
         dataclasses.replace(TRAINING, sampling="balanced", window=1000, clip_norm=None),
+        dataclasses.replace(TRAINING, optimiser="nadam", averaging="ema", epochs=6, patience=1, learning_rate=0.05),
+        dataclasses.replace(TRAINING, optimiser="sgd", momentum=0.9, averaging="swa", averaging_start=0.3),
     ],
-    ids=["plain", "patient", "weighted in windows", "balanced in windows"],
+    ids=["plain", "patient", "weighted in windows", "balanced in windows", "nadam and ema", "sgd and swa"],
 )
 def test_a_training_by_replays_is_the_same(training: TrainingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several steps at a call, members that leave, and no tensor moves between a recording and its replays."""

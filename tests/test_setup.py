@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from analysis.config import Configuration
-from models.settings import ModelSettings, TrainingSettings
+from models.settings import CONSTANTS, ModelSettings, TrainingSettings
 from tests.toy import linked_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +102,14 @@ def test_defaults_in_the_documentation_are_those_of_the_code() -> None:
     assert f"| {list(model.hidden)} |" in text
     assert f"| share of hidden units dropped in a step | {model.dropout} |" in text
     assert f"| {training.epochs}, {training.batch_size} |" in text
-    assert f"| of AdamW | {training.learning_rate:g}, {training.weight_decay:g} |" in text
+    assert f"| {training.optimiser}, {training.learning_rate:g} |" in text
+    rows = dict(re.findall(r"^\| `training\.([a-z_0-9]+)` \| .* \| ([^|]*) \|$", text, re.MULTILINE))
+    for choices in CONSTANTS.values():
+        for name in {name for own in choices.values() for name in own}:
+            defaults = {choice: own[name] for choice, own in choices.items() if name in own}
+            shown = [float(number) for number in re.findall(r"[\d.e-]*\d", rows[name])]
+            known = [float(value) for value in defaults.values() if not isinstance(value, (bool, tuple))]
+            assert set(shown) == set(known), name
 
 
 def test_every_dependency_has_a_reason() -> None:

@@ -27,7 +27,16 @@ from models.members import MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier, Step
 from models.preprocessing import Signature, fit_standardisation
 from models.replay import Replay
-from models.settings import Activation, ModelSettings, Normalisation, Precision, Sampling, TrainingSettings
+from models.settings import (
+    Activation,
+    Averaging,
+    ModelSettings,
+    Normalisation,
+    Optimiser,
+    Precision,
+    Sampling,
+    TrainingSettings,
+)
 from models.stack import Stack, precision_on
 from models.training import _take_step, best_device, gpu_name, single_threaded, train
 
@@ -566,6 +575,17 @@ class Inputs(TorchDispatchMode):
 def test_a_step_can_be_recorded(
     model: ModelSettings, normalisation: Normalisation, sampling: Sampling, precision: Precision
 ) -> None:
+    training = dataclasses.replace(TRAINING, sampling=sampling, precision=precision)
+    assert_recordable(dataclasses.replace(model, dropout=0.2, normalisation=normalisation), training)
+
+
+@pytest.mark.parametrize("optimiser", get_args(Optimiser))
+@pytest.mark.parametrize("averaging", get_args(Averaging))
+def test_a_step_of_each_optimiser_and_average_can_be_recorded(optimiser: Optimiser, averaging: Averaging) -> None:
+    assert_recordable(MODEL, dataclasses.replace(TRAINING, optimiser=optimiser, averaging=averaging))
+
+
+def assert_recordable(model: ModelSettings, training: TrainingSettings) -> None:
     """Tensors of the device "meta" have no numbers: to ask for one, or for a shape that depends on one, is an error.
 
     As on a GPU, no operation may take a tensor of the processor, and all that a step leaves behind must stay where it
@@ -576,23 +596,28 @@ def test_a_step_can_be_recorded(
         for name, value in vars(owner).items():
             if isinstance(value, torch.Tensor):
                 setattr(owner, name, value.to("meta"))
+            elif name in ("state", "constants"):
+                setattr(owner, name, {key: rows.to("meta") for key, rows in value.items()})
 
-    events, training = make_events(), dataclasses.replace(TRAINING, sampling=sampling, precision=precision)
-    model = dataclasses.replace(model, dropout=0.2, normalisation=normalisation)
+    def held(owner: Any) -> dict[str, Any]:
+        return {**vars(owner), **vars(owner).get("state", {})}
+
+    events = make_events()
     plans = dict(enumerate(make_plans(model=model, training=training)[:2]))
     with torch.no_grad():
         stack = Stack(Classifier(model, SIGNATURE), events, plans, "cpu")
         window = next(iter(stack.windows.training(0)))
         stack.begin(Place(0, 0, 0), window)
         assert stack.dropout is not None
-        for owner in (stack, stack.optimiser, stack.classifier, stack.dropout):
+        owners = [stack, stack.optimiser, *([] if stack.average is None else [stack.average])]
+        for owner in (*owners, stack.classifier, stack.dropout):
             moved(owner)
         stack.dropout.banks = {width: bank.to("meta") for width, bank in stack.dropout.banks.items()}
         stack.statistics = (stack.statistics[0].to("meta"), stack.statistics[1].to("meta"))
         table = Table(*(column.to("meta") for column in vars(window.table).values()))
-        before = [dict(vars(owner)) for owner in (stack, stack.optimiser)]
+        before = [held(owner) for owner in owners]
         with Inputs() as inputs:
             _take_step(stack, table)
     assert inputs.devices == {"meta"}
-    for owner, held in zip((stack, stack.optimiser), before, strict=True):
-        assert all(value is held[name] for name, value in vars(owner).items())
+    for owner, values in zip(owners, before, strict=True):
+        assert all(value is values[name] for name, value in held(owner).items())

@@ -21,7 +21,7 @@ from models.checkpoint import Place
 from models.events import PARTS, Mask, TrainingEvents, Window, Windows
 from models.members import MemberPlan
 from models.networks import Classifier
-from models.optimisation import SCHEDULES
+from models.schedules import factors
 from models.settings import ModelSettings, Sampling
 from models.stack import Stack
 from models.training import train
@@ -126,8 +126,8 @@ class TestEpochs:
         assert len(set(times)) == len(times)
         assert len(rates[0]) != len(rates[1])
         for member, found in enumerate(rates):
-            count = float(len(found))
-            expected = settings.learning_rate * SCHEDULES["one_cycle"](np.arange(count), np.full(len(found), count))
+            steps, past = np.arange(float(len(found))), np.linspace(0, len(found), 4)
+            expected = settings.learning_rate * factors(settings, steps, past, [])
             assert found == pytest.approx(expected, rel=1e-12)
             assert stack.states[member].learning_rate == ends[member]
 
