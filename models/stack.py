@@ -15,11 +15,13 @@ from models import hashing, sampling
 from models.checkpoint import Checkpoint, Place
 from models.dropout import Dropout
 from models.events import Counts, Mask, TrainingEvents, Window, Windows
-from models.losses import class_factors
+from models.losses import Losses, class_factors
 from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier, stack_statistics
 from models.optimisation import SCHEDULES, AdamW
 from models.preprocessing import Standardisation, fit_standardisations
+from models.regularisation import Regularisers
+from models.settings import Loss, ModelSettings
 
 ROWS = 64
 """Batches are padded to a multiple of this many rows.
@@ -37,6 +39,7 @@ class Kind:
     """What members must share to train as one stack: all that shapes and meaning of tensors follow from."""
 
     network: object
+    loss: Loss
     batch_size: int
     precision: str
     sampling: str
@@ -44,9 +47,12 @@ class Kind:
 
     @classmethod
     def of(cls, plan: MemberPlan) -> Kind:
-        """The kind of a network; each of a stack has its own rates, decays, dropout, lengths and seed."""
+        """The kind of a network; each of a stack has its own start, rates, penalties, noise, lengths and seed."""
         own = plan.settings
-        return cls(replace(plan.model, dropout=0.0), own.batch_size, own.precision, own.sampling, own.window)
+        network = replace(
+            plan.model, dropout=0.0, initialisation="auto", initial_constant=ModelSettings.initial_constant
+        )
+        return cls(network, own.loss, own.batch_size, own.precision, own.sampling, own.window)
 
 
 @dataclass
@@ -68,6 +74,21 @@ class State:
         """The epoch of the smallest validation loss (of equals, the first), counted from 0."""
         return int(np.argmin(self.validation_loss))
 
+    @property
+    def gap(self) -> float:
+        """The last validation loss less the last training loss, in nats."""
+        return self.validation_loss[-1] - self.training_loss[-1]
+
+    @property
+    def generalisation(self) -> float:
+        """Prechelt's generalisation loss, in per cent: 100 (last / best - 1) of the validation losses.
+
+        Early Stopping - But When? (Lecture Notes in Computer Science 1524, 1998), equation of GL in section 2.1. It is
+        made for losses above zero; weights below zero may lead elsewhere, where nothing is lost.
+        """
+        best = self.validation_loss[self.best]
+        return 100 * (self.validation_loss[-1] / best - 1) if best > 0 else 0.0
+
     def rates(self, steps: Counts) -> npt.NDArray[np.float64]:
         """Learning rates at some of its steps, counted from the first of its training."""
         settings = self.plan.settings
@@ -77,8 +98,11 @@ class State:
     def ends(self, epoch: int) -> bool:
         """Whether its training ends with this epoch."""
         settings = self.plan.settings
-        return epoch + 1 == settings.epochs or (
-            settings.patience is not None and epoch - self.best >= settings.patience
+        return (
+            epoch + 1 == settings.epochs
+            or (settings.patience is not None and epoch - self.best >= settings.patience)
+            or (settings.stop_gap is not None and self.gap > settings.stop_gap)
+            or (settings.stop_generalisation is not None and self.generalisation > settings.stop_generalisation)
         )
 
 
@@ -95,6 +119,8 @@ class Stack:
         optimiser: Acts on those that are trained, the first T of each row.
         largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
         dropout: Drops units; ``None`` if no member drops any.
+        losses: The loss.
+        regularisers: Penalties, noise and the largest norm of weights.
         divisors: Events of a full batch, float64 ``[M]``.
         batches: Rows of the window's table, ``[S, M, B]``.
         rates: Learning rates, float64 ``[S, M, 1]``.
@@ -181,7 +207,9 @@ class Stack:
 
         settings = [plan.settings for plan in plans.values()]
         streams = [hashing.key(plan.seed, plan.fold, plan.index) for plan in plans.values()]
-        self.parameters = self.classifier.initial([hashing.key(s, _INITIAL) for s in streams]).to(self.device)  # (M, P)
+        starts = [Classifier(plan.model, self.signature) for plan in plans.values()]  # each may begin in its own way
+        initial = [start.initial([hashing.key(s, _INITIAL)]) for start, s in zip(starts, streams, strict=True)]
+        self.parameters = torch.cat(initial).to(self.device)  # (M, P)
         self.best = self.parameters.clone()  # (M, P)
         decay = column([own.weight_decay for own in settings]).unsqueeze(1)  # (M, 1)
         self.optimiser = AdamW(self.parameters[:, : self.classifier.trained], self.classifier.decaying, decay)
@@ -192,6 +220,8 @@ class Stack:
         factors = np.array([state.factors for state in self.states])  # (M, 2, C)
         self.training_factors = torch.from_numpy(factors[:, 0]).to(self.device)  # (M, C)
         self.validation_factors = torch.from_numpy(factors[:, 1]).to(self.device)  # (M, C)
+        self.losses = Losses(settings[0].loss, settings, self.device)
+        self.regularisers = Regularisers(settings, self.device)
         clips = [math.inf if own.clip_norm is None else own.clip_norm for own in settings]
         self.largest = None if min(clips) == math.inf else column(clips).unsqueeze(1)  # (M, 1)
         drops = [plan.model.dropout for plan in plans.values()]
@@ -336,6 +366,8 @@ class Stack:
             self.dropout.select(keep)
         self.past_steps = self.past_steps[:, stay]
         self.optimiser.select(keep)
+        self.losses.select(keep)
+        self.regularisers.select(keep)
         self.windows.select(keep)
         self._make_room()
 

@@ -95,7 +95,17 @@ VALUES: dict[str, Any] = {
     "training.precision": "bf16",
     "training.sampling": "balanced",
     "training.window": 5000,
+    "model.initialisation": "orthogonal",
+    "model.connections": "residual",
+    "training.loss": "focal",
     "training.label_smoothing": 0.1,
+    "training.label_noise": 0.1,
+    "training.input_noise": 0.1,
+    "training.weight_noise": 0.1,
+    "training.l1": 0.1,
+    "training.l2": 0.1,
+    "training.max_norm": 3.0,
+    "training.stop_*": 3.0,
 }
 
 # Leaves that can't change alone (a process needs its cross section), or that have one value so far.
@@ -106,6 +116,8 @@ FIXED = (
     "processes.*.data",
     "processes.*.where",
     "processes.*.normalisation",
+    "model.initial_constant",
+    "training.focal_gamma",
     "classes.processes.top",
     "classes.processes.diboson",
 )

@@ -21,7 +21,7 @@ from models.replay import SEVERAL, Replay
 from models.settings import ModelSettings, TrainingSettings
 from models.stack import Stack
 from models.training import train
-from tests.test_training import assert_equal, make_events, make_plans
+from tests.test_training import REGULARISED, assert_equal, make_events, make_plans
 
 WARM = 3  # steps that torch asks for before a recording
 
@@ -195,6 +195,8 @@ class Recorded:
         """Where the tensors are that a step reads and changes."""
         tensors: dict[str, Tensor | None] = {name: getattr(stack, name) for name in (*self.STACK, *self.OTHERS)}
         tensors |= {f"statistics{number}": tensor for number, tensor in enumerate(stack.statistics)}
+        for owner in (stack.losses, stack.regularisers):
+            tensors |= {key: value for key, value in vars(owner).items() if isinstance(value, Tensor)}
         tensors |= {name: getattr(stack.optimiser, name) for name in ("first", "second", "counts", "weight_decay")}
         tensors |= {name: getattr(table, name) for name in ("values", "present", "labels", "weights")}
         return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
@@ -207,8 +209,9 @@ class Recorded:
         dataclasses.replace(TRAINING, epochs=6, patience=1, learning_rate=0.05),
         dataclasses.replace(TRAINING, sampling="weighted", window=1000),
         dataclasses.replace(TRAINING, sampling="balanced", window=1000, clip_norm=None),
+        dataclasses.replace(TRAINING, **REGULARISED, loss="focal", stop_gap=0.05),
     ],
-    ids=["plain", "patient", "weighted in windows", "balanced in windows"],
+    ids=["plain", "patient", "weighted in windows", "balanced in windows", "regularised"],
 )
 def test_a_training_by_replays_is_the_same(training: TrainingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several steps at a call, members that leave, and no tensor moves between a recording and its replays."""
