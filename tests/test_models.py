@@ -253,7 +253,7 @@ class TestPreprocessing:
 
 
 class TestLosses:
-    @settings(max_examples=50)
+    @settings(max_examples=50, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(2, 5))
     def test_cross_entropy_against_torch_with_negative_weights(self, seed: int, classes: int) -> None:
         random = np.random.default_rng(seed)
