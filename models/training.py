@@ -141,10 +141,11 @@ def _take_step(stack: Stack, table: Table) -> None:
         gradients = clip(gradients, stack.largest)  # (M, T)
     stack.optimiser.step(stack.parameters[:, : stack.classifier.trained], gradients, rates, active)
 
-    own = stack.classifier.views(stack.parameters)  # (M, ...) each
-    stack.regularisers.limit([own[p.name] for p in stack.classifier.parameters if p.decays], active)
-    for name, moved in step.moved.items():
-        own[name].copy_(moved)  # (M, ...)
+    if step.moved or stack.regularisers.norms is not None:
+        own = stack.classifier.views(stack.parameters)  # (M, ...) each
+        stack.regularisers.limit([own[p.name] for p in stack.classifier.parameters if p.decays], active)
+        for name, moved in step.moved.items():
+            own[name].copy_(moved)  # (M, ...)
     changed = stack.losses.smoothing is not None or stack.regularisers.labels is not None
     stack.running += (stack.losses.plain(logits, labels, weights) if changed else sums).detach()
     stack.step += 1
