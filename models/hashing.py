@@ -79,7 +79,7 @@ def normal(keys: Tensor, count: int) -> Tensor:
     Returns:
         float32 ``[M, count]`` on the keys' device, with 24 random bits each: none is beyond 5.5.
     """
-    # Whole vectors for each stream: kernels round the last few numbers of a tensor differently.
+    # Whole vectors for each stream: a kernel may round the last few numbers of a tensor differently.
     padded = -(-count // _VECTOR) * _VECTOR
     places = (counters(keys, padded) >> 40).bitwise_and_(2**24 - 1)  # (M, padded)
     between = places.mul_(2).add_(1 - 2**24).to(torch.float32).mul_(2.0**-24)  # exact, in (-1, 1)
