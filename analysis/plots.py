@@ -530,7 +530,7 @@ def learning_curves(histories: Sequence[Mapping[str, Any]]) -> Plot:
         name="learning_curves",
         section="training",
         title="Learning curves",
-        caption="Class-balanced cross-entropy of every network per epoch; dots mark the epoch of the least validation "
+        caption="Class-balanced loss of every network per epoch; dots mark the epoch of the least validation "
         "loss, whose parameters were kept. The training loss is taken with dropout, while the parameters move.",
         figure=figure,
         numbers={"networks": [{key: history[key] for key in keys} for history in histories]},

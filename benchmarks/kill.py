@@ -272,9 +272,9 @@ class Job:
             before = self._kept.get(folder)
             if before is None or before[0] != changed:
                 kept = Checkpoint.from_bytes(path.read_bytes())
-                self._kept[folder] = changed, int(kept.steps)
+                self._kept[folder] = changed, kept.steps
                 if before is not None and not kept.ended:
-                    self.intervals.append(int(kept.steps) - before[1])
+                    self.intervals.append(kept.steps - before[1])
 
     def _strike(self, head: OnTerminal) -> Kill:
         """Kill something, and see what that has undone."""
@@ -336,7 +336,7 @@ class Job:
             return Loss(subject, 0.0, (0, 0))
         seconds = killed - max(work.since, path.stat().st_mtime if kept is not None else 0.0)
         network = self._networks[work.folder]
-        steps, epochs = (int(kept.steps), kept.place.epochs) if kept is not None else (0, 0)
+        steps, epochs = (kept.steps, kept.place.epochs) if kept is not None else (0, 0)
         epochs = max(epochs, self._said_epochs(network.fold, head.said, work))
         return Loss(subject, seconds, (max(0, epochs * network.epoch - steps), (epochs + 1) * network.epoch - steps))
 

@@ -55,6 +55,11 @@ class Checkpoint:
     validation_loss: Doubles
     learning_rate: Doubles
 
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser done in all."""
+        return int(self.rows["optimiser.steps"][0])
+
     def to_bytes(self) -> bytes:
         """The checkpoint as one file."""
         from safetensors.numpy import save

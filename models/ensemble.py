@@ -46,10 +46,11 @@ class Ensemble:
             raise ValueError(f"A member occurs twice among (fold, index) = {places}.")
         first = ordered[0]
         for member in ordered[1:]:
-            if (member.signature, member.model) != (first.signature, first.model):
+            kinds = [(own.signature, own.model, own.training.loss) for own in (member, first)]
+            if kinds[0] != kinds[1]:
                 raise ValueError(
                     f"Fold {member.fold}, member {member.index} differs from fold {first.fold}, member {first.index} "
-                    "in features, classes or model; expected networks of one kind."
+                    "in features, classes, model or loss; expected networks of one kind."
                 )
         object.__setattr__(self, "members", tuple(ordered))
 
@@ -67,7 +68,7 @@ class Ensemble:
         self, device: str = "cpu"
     ) -> tuple[Classifier, dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
         """Return the network, its parameters ``[M, ...]`` by name, and means and scales ``[M, 1, F]``."""
-        classifier = Classifier(self.members[0].model, self.signature, device)
+        classifier = Classifier(self.members[0].model, self.signature, device, self.members[0].training.loss)
         views = {}
         for name in (parameter.name for parameter in classifier.parameters):
             rows = [torch.from_numpy(member.parameters[name]) for member in self.members]

@@ -6,9 +6,12 @@ that a network's initial weights, batch order and dropout follow from the seed a
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+_VECTOR = 64  # numbers; a multiple of what any kernel treats at once
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
@@ -64,6 +67,23 @@ def counters(keys: Tensor, count: int) -> Tensor:
     """Hash the numbers from 0 on, with each key: int64 ``[M, count]`` from keys ``[M]``."""
     numbers = torch.arange(count, device=keys.device) * _signed(_GOLDEN)  # (count,)
     return splitmix64(numbers + keys.unsqueeze(1))  # (M, count)
+
+
+def normal(keys: Tensor, count: int) -> Tensor:
+    """Draw numbers of the standard normal distribution.
+
+    Args:
+        keys: One for each stream, int64 ``[M]``.
+        count: How many numbers of each.
+
+    Returns:
+        float32 ``[M, count]`` on the keys' device, with 24 random bits each: none is beyond 5.5.
+    """
+    # Whole vectors for each stream: a kernel may round the last few numbers of a tensor differently.
+    padded = -(-count // _VECTOR) * _VECTOR
+    places = (counters(keys, padded) >> 40).bitwise_and_(2**24 - 1)  # (M, padded)
+    between = places.mul_(2).add_(1 - 2**24).to(torch.float32).mul_(2.0**-24)  # exact, in (-1, 1)
+    return torch.erfinv(between).mul_(math.sqrt(2))[:, :count]  # (M, count)
 
 
 def _splitmix64(state: int) -> int:

@@ -1,12 +1,18 @@
-"""The weighted loss, and the weights that balance the classes."""
+"""The weighted losses, what logits mean, and the weights that balance the classes."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from models.settings import Loss, TrainingSettings, chosen
+
+_LEARNED = 1e-12  # a probability that is missing, below all that float32 tells from none
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -23,9 +29,93 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     Returns:
         ``[M]``, in nats times the unit of the weights.
     """
-    logarithms = functional.log_softmax(logits, dim=-1)  # (M, K, B, C)
-    places = labels[:, None, :, None].expand(-1, logits.shape[1], -1, 1)  # (M, K, B, 1)
-    chosen = torch.gather(logarithms, -1, places).squeeze(-1)  # (M, K, B)
+    return _weighted(_chosen(functional.log_softmax(logits, dim=-1), labels, None), weights)
+
+
+class Losses:
+    """The loss of each member of a stack: one function for all, whose constants are each member's own.
+
+    With targets q_c, 1 for the label and 0 for the other classes, an event of weight w costs -w Σ q_c ln p_c
+    (``cross_entropy``), -w Σ q_c (1 - p_c)^γ ln p_c (``focal``: Lin et al., arXiv 1708.02002, eq. 4), or
+    -w Σ [q_c ln σ(z_c) + (1 - q_c) ln(1 - σ(z_c))] (``binary_cross_entropy``: one logit z_c for each class, which
+    tells it from the others). Label smoothing (Szegedy et al., arXiv 1512.00567, section 7) makes the targets
+    (1 - ε) q_c + ε / C, as torch does.
+    """
+
+    def __init__(self, name: Loss, settings: Sequence[TrainingSettings], device: str | torch.device) -> None:
+        """Lay out the constants.
+
+        Args:
+            name: The function.
+            settings: Of each member.
+            device: torch's name of the device.
+        """
+        self.name: Loss = name
+        self.gammas = columns([chosen(own, "loss").get("focal_gamma", 0.0) for own in settings], device)  # (M, 1)
+        self.smoothing = columns([own.label_smoothing for own in settings], device)  # (M, 1)
+
+    def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Sum over the events of each member what the training minimises; arguments as `cross_entropy`."""
+        return self._sums(logits, labels, weights, self.smoothing)
+
+    def plain(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Sum it without label smoothing: what is kept, stopped on and shown; arguments as `cross_entropy`."""
+        return self._sums(logits, labels, weights, None)
+
+    def select(self, keep: Tensor) -> None:
+        """Keep only the members at these positions, int64 ``[M']``."""
+        self.gammas, self.smoothing = (None if x is None else x[keep] for x in (self.gammas, self.smoothing))
+
+    def _sums(self, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: Tensor | None) -> Tensor:
+        if self.name == "cross_entropy" and smoothing is None:
+            return cross_entropy(logits, labels, weights)
+        if self.name == "binary_cross_entropy":
+            goals = targets(labels, logits.shape[-1], smoothing).to(logits.dtype)  # (M, 1, B, C)
+            costs = functional.binary_cross_entropy_with_logits(logits, goals.expand_as(logits), reduction="none")
+            return _weighted(-costs.sum(dim=-1), weights)
+        scores = functional.log_softmax(logits, dim=-1)  # (M, K, B, C)
+        if self.name == "focal" and self.gammas is not None:
+            # No power of zero, whose slope may be infinite; without a slope here, where an event is learned to the end.
+            missing = (-torch.expm1(scores)).clamp(min=_LEARNED)  # (M, K, B, C), 1 - p
+            scores = missing.pow(self.gammas[:, :, None, None].to(logits.dtype)) * scores
+        return _weighted(_chosen(scores, labels, smoothing), weights)
+
+
+def targets(labels: Tensor, classes: int, smoothing: Tensor | None) -> Tensor:
+    """What the probabilities should be, ``[M, 1, B, C]``, from labels ``[M, B]`` and the smoothing ``[M, 1]``."""
+    hard = (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).unsqueeze(1)  # (M, 1, B, C)
+    if smoothing is None:
+        return hard
+    share = smoothing[:, :, None, None]  # (M, 1, 1, 1)
+    return hard * (1 - share) + share / classes
+
+
+def probabilities(logits: Tensor, loss: Loss) -> Tensor:
+    """What logits ``[..., C]`` of a network mean that was trained on a loss: ``[..., C]``, which sum to one.
+
+    The sigmoids of ``binary_cross_entropy`` are divided by their sum, which is one for a network that has learned the
+    posteriors.
+    """
+    if loss == "binary_cross_entropy":
+        return torch.softmax(functional.logsigmoid(logits), dim=-1)
+    return torch.softmax(logits, dim=-1)
+
+
+def columns(values: Sequence[float], device: str | torch.device) -> Tensor | None:
+    """A number for each member, float64 ``[M, 1]``; ``None`` if all are zero, so that a step can do without."""
+    return torch.tensor(values, dtype=torch.float64, device=device).unsqueeze(1) if any(values) else None
+
+
+def _chosen(scores: Tensor, labels: Tensor, smoothing: Tensor | None) -> Tensor:
+    """Each event's mean of scores ``[M, K, B, C]`` over its targets: ``[M, K, B]``."""
+    if smoothing is not None:
+        return (scores * targets(labels, scores.shape[-1], smoothing).to(scores.dtype)).sum(dim=-1)
+    places = labels[:, None, :, None].expand(-1, scores.shape[1], -1, 1)  # (M, K, B, 1)
+    return torch.gather(scores, -1, places).squeeze(-1)  # (M, K, B)
+
+
+def _weighted(chosen: Tensor, weights: Tensor) -> Tensor:
+    """Minus the sum of what each event scores ``[M, K, B]``, times its weight ``[M, B]``: ``[M]``."""
     return -(weights.unsqueeze(1) * chosen).sum(dim=2).mean(dim=1)  # (M,)
 
 

@@ -60,8 +60,8 @@ class History:
     """One number per epoch.
 
     Attributes:
-        training_loss: Class-balanced cross-entropy in nats, dropout on, while the parameters move.
-        validation_loss: Class-balanced cross-entropy in nats at the end of the epoch.
+        training_loss: Class-balanced loss in nats, with dropout and noise, but without smoothing or noise of labels.
+        validation_loss: Class-balanced loss in nats at the end of the epoch, without penalties.
         learning_rate: At the end of the epoch.
     """
 

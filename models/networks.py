@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,8 +22,11 @@ from torch.nn import functional
 
 from models import hashing
 from models.dropout import Dropout
+from models.initialisation import Start, matrix_start
+from models.losses import probabilities
 from models.preprocessing import Signature, Standardisation, encode
-from models.settings import ModelSettings
+from models.regularisation import Regularisers
+from models.settings import Loss, ModelSettings
 
 
 def _linear(hidden: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": functional.sigmoid,
     "linear": _linear,
 }
-_SATURATING = ("tanh", "sigmoid", "linear")
+_ZEROS, _ONES = Start(), Start(centre=1.0)
 _EPSILON = 1e-5  # of normalisations, as in torch
 _MOMENTUM = 0.1  # share of a batch in the running statistics, as in torch
 
@@ -55,18 +57,14 @@ class Parameter:
     Attributes:
         name: Its name, unique within the network.
         shape: Its shape without the member axis.
-        start: ``uniform``: initial values are uniform in [centre - bound, centre + bound]; ``signs``: -1 or 1.
-        centre: See ``start``.
-        bound: See ``start``.
+        start: The distribution of its first values.
         decays: Whether weight decay acts on it.
         trained: Whether it follows gradients; otherwise the network changes it as it sees events.
     """
 
     name: str
     shape: tuple[int, ...]
-    start: Literal["uniform", "signs"] = "uniform"
-    centre: float = 0.0
-    bound: float = 0.0
+    start: Start = _ZEROS
     decays: bool = False
     trained: bool = True
 
@@ -74,11 +72,6 @@ class Parameter:
     def size(self) -> int:
         """How many numbers it has."""
         return math.prod(self.shape)
-
-    def initial(self, stream: int) -> Tensor:
-        """Draw its first values, float64 ``[size]``, from the key of a stream."""
-        draws = 2 * hashing.uniform(stream, self.size) - 1
-        return draws.sign() if self.start == "signs" else self.centre + draws * self.bound
 
 
 @dataclass(frozen=True)
@@ -90,12 +83,14 @@ class Step:
         dropping: Drops units; ``None`` if no member drops any.
         real: Which rows of a batch are events, not padding: bool ``[M, B]``.
         moved: What becomes of parameters that are not trained, by name; filled by the network.
+        regularisers: Add noise to the inputs; ``None`` for none.
     """
 
     keys: Tensor
     dropping: Dropout | None
     real: Tensor
     moved: dict[str, Tensor] = field(default_factory=dict)
+    regularisers: Regularisers | None = None
 
     def dropout(self, hidden: Tensor, layer: int) -> Tensor:
         """Drop units of one layer's output ``[M, K·B, H]``."""
@@ -116,7 +111,12 @@ class Network(Protocol):
 
 
 class Dense:
-    """Fully connected layers, each with a normalisation, an activation and dropout behind it."""
+    """Fully connected layers, each with a normalisation, an activation and dropout behind it.
+
+    With ``residual`` connections, what a hidden layer but the first sees is added to what it gives (He et al., arXiv
+    1512.03385, eq. 1, with one layer in a block). ``densely_connected``, each layer and the last one see the inputs
+    and what all hidden layers before them give (Huang et al., arXiv 1608.06993, eq. 2).
+    """
 
     def __init__(self, settings: ModelSettings, inputs: int, outputs: int) -> None:
         self.settings = settings
@@ -124,17 +124,23 @@ class Dense:
         self.submodels = settings.submodels if settings.type == "tabm" else 1
         self.depth, self.outputs = len(settings.hidden), outputs
         parameters: list[Parameter] = []
-        for layer, (before, after) in enumerate(pairwise((inputs, *settings.hidden))):
-            parameters += self.layer(layer, before, after, initial_bound(settings.activation, before, after))
+        for layer, after in enumerate(settings.hidden):
+            before = self.width(inputs, layer)
+            parameters += self.layer(layer, before, after, matrix_start(settings, settings.activation, before, after))
             parameters += self.normalisation(layer, after)
-        before = (inputs, *settings.hidden)[-1]
-        parameters += self.head(before, initial_bound("linear", before, outputs))
+        before = self.width(inputs, self.depth)
+        parameters += self.head(before, matrix_start(settings, "linear", before, outputs))
         self.parameters = tuple(parameters)
 
-    def layer(self, layer: int, before: int, after: int, bound: float) -> list[Parameter]:
+    def width(self, inputs: int, layer: int) -> int:
+        """How many numbers a layer sees of each event."""
+        widths = (inputs, *self.settings.hidden)[: layer + 1]
+        return sum(widths) if self.settings.connections == "densely_connected" else widths[-1]
+
+    def layer(self, layer: int, before: int, after: int, start: Start) -> list[Parameter]:
         """The parameters of one hidden layer."""
         return [
-            Parameter(f"weight{layer}", (before, after), bound=bound, decays=True),
+            Parameter(f"weight{layer}", (before, after), start=start, decays=True),
             Parameter(f"bias{layer}", (1, after)),
         ]
 
@@ -143,25 +149,31 @@ class Dense:
         kind, shape = self.settings.normalisation, (self.submodels, width)
         if kind == "none":
             return []
-        affine = [Parameter(f"gain{layer}", shape, centre=1.0), Parameter(f"shift{layer}", shape)]
+        affine = [Parameter(f"gain{layer}", shape, _ONES), Parameter(f"shift{layer}", shape)]
         if kind == "layer":
             return affine
         running = Parameter(f"mean{layer}", shape, trained=False)
-        return [*affine, running, Parameter(f"variance{layer}", shape, centre=1.0, trained=False)]
+        return [*affine, running, Parameter(f"variance{layer}", shape, _ONES, trained=False)]
 
-    def head(self, before: int, bound: float) -> list[Parameter]:
+    def head(self, before: int, start: Start) -> list[Parameter]:
         """The parameters of the last layer."""
-        return self.layer(self.depth, before, self.outputs, bound)
+        return self.layer(self.depth, before, self.outputs, start)
 
     def logits(self, parameters: Mapping[str, Tensor], inputs: Tensor, step: Step | None) -> Tensor:
         """Return the logits ``[M, K, B, outputs]``."""
         hidden = inputs.repeat(1, self.submodels, 1) if self.submodels > 1 else inputs  # (M, K·B, inputs)
+        connections = self.settings.connections
         for layer in range(self.depth):
+            before = hidden
             hidden = self.linear(parameters, layer, hidden)  # (M, K·B, H)
             hidden = self.normalised(parameters, layer, hidden, step)  # (M, K·B, H)
             hidden = self.activation(hidden)  # (M, K·B, H)
             if step is not None:
                 hidden = step.dropout(hidden, layer)  # (M, K·B, H)
+            if connections == "residual" and layer > 0:
+                hidden = before + hidden  # (M, K·B, H)
+            elif connections == "densely_connected":
+                hidden = torch.cat([before, _whole(hidden)], dim=-1)  # (M, K·B, H + H')
         last = self.last(parameters, hidden)  # (M, K·B, outputs)
         return last.view(len(last), self.submodels, -1, self.outputs)  # (M, K, B, outputs)
 
@@ -214,21 +226,21 @@ class TabM(Dense):
     batches; its loss and its probabilities are the means of theirs.
     """
 
-    def layer(self, layer: int, before: int, after: int, bound: float) -> list[Parameter]:
+    def layer(self, layer: int, before: int, after: int, start: Start) -> list[Parameter]:
         """One matrix, and scales and biases for each submodel."""
         count = self.submodels
-        first: Literal["signs", "uniform"] = "signs" if layer == 0 else "uniform"
+        first = Start("signs") if layer == 0 else _ONES
         return [
-            Parameter(f"weight{layer}", (before, after), bound=bound, decays=True),
-            Parameter(f"input{layer}", (count, before), start=first, centre=1.0),
-            Parameter(f"output{layer}", (count, after), centre=1.0),
+            Parameter(f"weight{layer}", (before, after), start=start, decays=True),
+            Parameter(f"input{layer}", (count, before), first),
+            Parameter(f"output{layer}", (count, after), _ONES),
             Parameter(f"bias{layer}", (count, after)),
         ]
 
-    def head(self, before: int, bound: float) -> list[Parameter]:
+    def head(self, before: int, start: Start) -> list[Parameter]:
         """A last layer for each submodel."""
         return [
-            Parameter(f"weight{self.depth}", (self.submodels, before, self.outputs), bound=bound, decays=True),
+            Parameter(f"weight{self.depth}", (self.submodels, before, self.outputs), start=start, decays=True),
             Parameter(f"bias{self.depth}", (self.submodels, 1, self.outputs)),
         ]
 
@@ -250,24 +262,18 @@ class TabM(Dense):
         return product.view(len(hidden), -1, product.shape[-1])  # (M, K·B, H')
 
 
-NETWORKS: dict[str, Callable[[ModelSettings, int, int], Network]] = {"dense": Dense, "tabm": TabM}
+def _whole(hidden: Tensor) -> Tensor:
+    """Units whose gradient is in one piece, however it is cut out of that of others.
 
-
-def initial_bound(activation: str, inputs: int, outputs: int) -> float:
-    """Return the bound of the uniform distribution that a weight matrix starts from.
-
-    He et al. (arXiv 1502.01852, eq. 10: variance 2 / inputs) before rectifiers and their smooth relatives, LeCun
-    (variance 1 / inputs) before SELU, which Klambauer et al. (arXiv 1706.02515) require, and Glorot and Bengio
-    (AISTATS 2010, eq. 16: variance 2 / (inputs + outputs)) before saturating functions and the output.
-
-    Args:
-        activation: Name of the activation that follows.
-        inputs: Width before the matrix.
-        outputs: Width after it.
+    Else it would depend on who is in the stack: kernels round differently for rows with gaps between them, and dropout,
+    which some members have, would close the gaps.
     """
-    if activation in _SATURATING:
-        return math.sqrt(6 / (inputs + outputs))
-    return math.sqrt(3 / inputs) if activation == "selu" else math.sqrt(6 / inputs)
+    if hidden.requires_grad:
+        hidden.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+    return hidden
+
+
+NETWORKS: dict[str, Callable[[ModelSettings, int, int], Network]] = {"dense": Dense, "tabm": TabM}
 
 
 class Classifier:
@@ -275,22 +281,26 @@ class Classifier:
 
     Attributes:
         settings: What the network is.
+        loss: What it was trained on.
         parameters: In the order of a row: those that decay, the others that are trained, those that are not.
         decaying: How many numbers of a row decay.
         trained: How many are trained, those that decay among them.
         size: How many there are.
     """
 
-    def __init__(self, settings: ModelSettings, signature: Signature, device: str = "cpu") -> None:
+    def __init__(
+        self, settings: ModelSettings, signature: Signature, device: str = "cpu", loss: Loss = "cross_entropy"
+    ) -> None:
         """Lay out the parameters.
 
         Args:
             settings: What the network is.
             signature: Features, objects and classes.
             device: torch's name of the device on which the logits will be computed.
+            loss: What it was trained on, which says what its logits mean.
         """
         features, objects = len(signature.features), len(signature.objects)
-        self.settings = settings
+        self.settings, self.loss = settings, loss
         self.network = NETWORKS[settings.type](settings, features + objects, len(signature.classes))
         # Absent values start from 0, the mean of the present ones.
         parameters = (Parameter("absent", (1, features)), *self.network.parameters)
@@ -311,7 +321,7 @@ class Classifier:
         """
         rows = []
         for stream in streams:
-            parts = [p.initial(hashing.key(stream, position)) for position, p in enumerate(self.parameters)]
+            parts = [p.start.draw(p.shape, hashing.key(stream, position)) for position, p in enumerate(self.parameters)]
             rows.append(torch.cat(parts).to(torch.float32))
         return torch.stack(rows)  # (M, P)
 
@@ -352,6 +362,9 @@ class Classifier:
         """
         membership = self.membership.to(statistics[0].dtype)  # (F, O)
         inputs = encode(values, present, statistics, views["absent"], membership)  # (M, B, F + O)
+        if step is not None and step.regularisers is not None:
+            known = present & torch.isfinite(statistics[1])  # (M, B, F)
+            inputs = step.regularisers.noisy_inputs(inputs, known, step.keys)  # (M, B, F + O)
         kind = next(iter(views.values())).dtype
         return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, classes)
 
@@ -359,7 +372,7 @@ class Classifier:
         self, views: Mapping[str, Tensor], statistics: tuple[Tensor, Tensor], values: Tensor, present: Tensor
     ) -> Tensor:
         """Compute the probabilities of all members, means over their submodels: ``[M, B, classes]``."""
-        return torch.softmax(self.logits(views, statistics, values, present), dim=-1).mean(dim=1)
+        return probabilities(self.logits(views, statistics, values, present), self.loss).mean(dim=1)  # (M, B, classes)
 
 
 def stack_statistics(fits: Sequence[Standardisation]) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "silu", "gelu", "mish", "tanh", "sigmoid", "linear"]
+Initialisation = Literal[
+    "auto",
+    "glorot_uniform",
+    "glorot_normal",
+    "he_uniform",
+    "he_normal",
+    "lecun_uniform",
+    "lecun_normal",
+    "orthogonal",
+    "zeros",
+    "constant",
+]
+Loss = Literal["cross_entropy", "binary_cross_entropy", "focal"]
+Connections = Literal["plain", "residual", "densely_connected"]
 Optimiser = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam"]
 Schedule = Literal["constant", "step", "multi_step", "exponential", "cosine", "warm_restarts", "one_cycle", "plateau"]
 Averaging = Literal["none", "ema", "swa"]
@@ -43,6 +57,11 @@ CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
         "plateau": {"schedule_factor": 0.1, "schedule_patience": 3, "schedule_reductions": 3},
     },
     "averaging": {"none": {}, "ema": {"averaging_decay": 0.999}, "swa": {"averaging_start": 0.75}},
+    "loss": {"cross_entropy": {}, "binary_cross_entropy": {}, "focal": {"focal_gamma": 2.0}},
+    "initialisation": {
+        **{name: {} for name in get_args(Initialisation)},
+        "constant": {"initial_constant": 0.1},
+    },
 }
 """The keys that belong to one choice or another, with their defaults there: ``CONSTANTS[key][choice]``."""
 
@@ -56,6 +75,11 @@ class ModelSettings:
             scales, biases and last layers (Gorishniy, Kotelnikov and Babenko, arXiv 2410.24210).
         hidden: Widths of the hidden layers; an empty tuple gives logistic regression.
         activation: The non-linearity after each hidden layer.
+        initialisation: What the weight matrices start from; ``auto`` chooses by the activation that follows
+            (`models.initialisation`).
+        initial_constant: Where all weights start with ``constant``.
+        connections: Between layers: ``plain``; ``residual``, what a hidden layer but the first sees is added to what it
+            gives; ``densely_connected``, each layer sees the inputs and what all layers before it give.
         normalisation: Before each of them: ``none``; ``batch`` (Ioffe and Szegedy, arXiv 1502.03167), by the mean and
             variance of each unit over the events of a batch, in evaluation by their running means; ``layer`` (Ba, Kiros
             and Hinton, arXiv 1607.06450), by those over the units of each event.
@@ -68,6 +92,9 @@ class ModelSettings:
     type: NetworkType = "dense"
     hidden: tuple[int, ...] = (128, 128, 128)
     activation: Activation = "silu"
+    initialisation: Initialisation = "auto"
+    initial_constant: float | None = None
+    connections: Connections = "plain"
     normalisation: Normalisation = "none"
     dropout: float = 0.2
     submodels: int = 32
@@ -77,14 +104,32 @@ class ModelSettings:
         _require(all(width >= 2 for width in self.hidden), "hidden", self.hidden, "widths of at least 2")
         _require(0 <= self.dropout <= 0.99, "dropout", self.dropout, "a share between 0 and 0.99")
         _require(self.submodels >= 1, "submodels", self.submodels, "at least 1")
+        _check_constants(self, "initialisation")
+        if self.connections == "residual":
+            same = len(self.hidden) >= 2 and len(set(self.hidden)) == 1
+            _require(same, "hidden", self.hidden, "two or more layers of one width, as connections is 'residual'")
+        if self.connections == "densely_connected":
+            some = "at least one layer, as connections is 'densely_connected'"
+            _require(len(self.hidden) > 0, "hidden", self.hidden, some)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know of a choice that is allowed, but hardly wanted."""
+        if self.initialisation not in ("zeros", "constant"):
+            return ()
+        return (
+            f"model.initialisation is {self.initialisation}: all units of a layer start alike, get the same "
+            "gradients and stay alike, so that a layer learns no more than one unit (the symmetry problem). Choose "
+            "auto, or one that is random.",
+        )
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """How the networks are trained.
 
-    A constant that belongs to a choice (of optimiser, schedule or averaging) is ``None`` for its default there, which
-    `CONSTANTS` lists; one that the choice does not have is refused.
+    A constant that belongs to a choice (of optimiser, schedule, averaging or loss) is ``None`` for its default there,
+    which `CONSTANTS` lists; one that the choice does not have is refused.
 
     Attributes:
         epochs: Largest number of passes over the training events.
@@ -122,6 +167,20 @@ class TrainingSettings:
         patience: Stop after this many epochs without a better validation loss; ``None`` never stops. Either
             way the network of the best epoch is kept.
         clip_norm: Largest Euclidean norm of a network's gradient; ``None`` does not clip.
+        loss: ``cross_entropy``; ``binary_cross_entropy``, with one logit for each class that tells it from the others;
+            ``focal`` (Lin et al., arXiv 1708.02002), which counts events less the better they are learned.
+        focal_gamma: Of ``focal``: the power of 1 - p that multiplies the loss; 0 gives ``cross_entropy``.
+        label_smoothing: Share of each label that is spread over all classes (Szegedy et al., arXiv 1512.00567).
+        label_noise: Share of the labels that each step draws anew from all classes.
+        input_noise: Standard deviation of Gaussian noise on the standardised inputs of each step.
+        weight_noise: Standard deviation of Gaussian noise on the weight matrices of each step.
+        l1: Strength λ of the penalty λ Σ|w| on the weight matrices, in the loss.
+        l2: Strength λ of the penalty λ/2 Σw² on the weight matrices, in the loss; ``weight_decay`` is none.
+        max_norm: Largest Euclidean norm of the weights into a unit, after each step; ``None`` for none.
+        stop_gap: Stop after the first epoch whose validation loss is more than so many nats above its training loss;
+            ``None`` never stops.
+        stop_generalisation: Stop after the first epoch whose validation loss is more than so many per cent above the
+            best one (Prechelt 1998, criterion GL); ``None`` never stops.
         precision: Of matrix products and hidden layers in training and validation: ``fp32``; ``bf16``, with parameters,
             optimiser and losses in fp32; ``auto``, bf16 on a GPU and fp32 on a processor. Scores are always computed
             in fp32.
@@ -161,6 +220,17 @@ class TrainingSettings:
     averaging_start: float | None = None
     patience: int | None = 10
     clip_norm: float | None = 1.0
+    loss: Loss = "cross_entropy"
+    focal_gamma: float | None = None
+    label_smoothing: float = 0.0
+    label_noise: float = 0.0
+    input_noise: float = 0.0
+    weight_noise: float = 0.0
+    l1: float = 0.0
+    l2: float = 0.0
+    max_norm: float | None = None
+    stop_gap: float | None = None
+    stop_generalisation: float | None = None
     precision: Precision = "auto"
     sampling: Sampling = "plain"
     window: int | None = None
@@ -173,56 +243,36 @@ class TrainingSettings:
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
         _require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1, or null")
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or null")
+        for name in ("label_smoothing", "label_noise"):
+            share = getattr(self, name)
+            _require(0 <= share < 1, name, share, "a share of at least 0 and below 1")
+        for name in ("input_noise", "weight_noise", "l1", "l2"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, name, value, "a number of at least 0")
+        for name in ("max_norm", "stop_gap", "stop_generalisation"):
+            limit = getattr(self, name)
+            _require(limit is None or 0 < limit < math.inf, name, limit, "a number above 0, or null")
         _require(self.window is None or self.window >= 1000, "window", self.window, "at least 1000 events, or null")
         _require(self.members >= 1, "members", self.members, "at least 1")
         self._check_batches()
-        for key in CONSTANTS:
-            self._check_constants(key)
+        for key in ("optimiser", "schedule", "averaging", "loss"):
+            _check_constants(self, key)
         self._check_schedule()
 
     @property
     def constants(self) -> dict[str, float]:
         """The constants of the optimiser."""
-        return {name: float(value) for name, value in self._chosen("optimiser").items()}
+        return {name: float(value) for name, value in chosen(self, "optimiser").items()}
 
     @property
     def course(self) -> dict[str, Any]:
         """The constants of the schedule."""
-        return self._chosen("schedule")
+        return chosen(self, "schedule")
 
     @property
     def average(self) -> dict[str, float]:
         """The constants of the averaging."""
-        return self._chosen("averaging")
-
-    def _given(self, key: str) -> dict[str, Constant | None]:
-        """Whatever stands under the constants of any choice of a key."""
-        return {name: getattr(self, name) for choice in CONSTANTS[key].values() for name in choice}
-
-    def _chosen(self, key: str) -> dict[str, Any]:
-        """The constants of the choice under a key, with its defaults."""
-        given, own = self._given(key), CONSTANTS[key][getattr(self, key)]
-        return {name: default if given[name] is None else given[name] for name, default in own.items()}
-
-    def _check_constants(self, key: str) -> None:
-        """Refuse constants that the choice under a key does not have, and values that make no sense."""
-        choice, given = getattr(self, key), self._given(key)
-        if choice not in CONSTANTS[key]:
-            raise ValueError(f"{key} is {choice!r}; expected one of {', '.join(CONSTANTS[key])}.")
-        own = CONSTANTS[key][choice]
-        for name, value in given.items():
-            if value is None:
-                continue
-            if name not in own:
-                owners = ", ".join(other for other, names in CONSTANTS[key].items() if name in names)
-                nearest = get_close_matches(name, own, 1)
-                hint = f" Did you mean {nearest[0]}?" if nearest else ""
-                raise ValueError(
-                    f"{name} is {value!r}, but {key} {choice} has no such constant; it has {', '.join(own) or 'none'}, "
-                    f"and {name} is one of {owners}.{hint}"
-                )
-            holds, expected = _RANGES[name]
-            _require(holds(value), name, value, expected)
+        return chosen(self, "averaging")
 
     def _check_batches(self) -> None:
         """Refuse what cannot be done with all events in one batch."""
@@ -265,6 +315,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule_stretch": _COUNT,
     "schedule_patience": _COUNT,
     "schedule_reductions": (lambda value: value >= 0, "at least 0"),
+    "focal_gamma": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    "initial_constant": (math.isfinite, "a finite number"),
     "averaging_decay": _KEEPS,
     "averaging_start": _KEEPS,
 }
@@ -275,3 +327,32 @@ def _require(condition: bool, name: str, found: object, expected: str) -> None:
     """Raise a ``ValueError`` that names the setting, unless the condition holds."""
     if not condition:
         raise ValueError(f"{name} is {found!r}; expected {expected}.")
+
+
+def chosen(settings: ModelSettings | TrainingSettings, key: str) -> dict[str, Any]:
+    """The constants of the choice under a key of `CONSTANTS`, with its defaults."""
+    own = CONSTANTS[key][getattr(settings, key)]
+    given = {name: getattr(settings, name) for name in own}
+    return {name: default if given[name] is None else given[name] for name, default in own.items()}
+
+
+def _check_constants(settings: ModelSettings | TrainingSettings, key: str) -> None:
+    """Refuse constants that the choice under a key does not have, and values that make no sense."""
+    choice = getattr(settings, key)
+    if choice not in CONSTANTS[key]:
+        raise ValueError(f"{key} is {choice!r}; expected one of {', '.join(CONSTANTS[key])}.")
+    own = CONSTANTS[key][choice]
+    for name in dict.fromkeys(name for names in CONSTANTS[key].values() for name in names):
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if name not in own:
+            owners = ", ".join(other for other, names in CONSTANTS[key].items() if name in names)
+            nearest = get_close_matches(name, own, 1)
+            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            raise ValueError(
+                f"{name} is {value!r}, but {key} {choice} has no such constant; it has {', '.join(own) or 'none'}, "
+                f"and {name} is one of {owners}.{hint}"
+            )
+        holds, expected = _RANGES[name]
+        _require(holds(value), name, value, expected)

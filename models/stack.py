@@ -15,12 +15,14 @@ from models import hashing, sampling
 from models.checkpoint import Checkpoint, Place
 from models.dropout import Dropout
 from models.events import Counts, Mask, TrainingEvents, Window, Windows
-from models.losses import class_factors
+from models.losses import Losses, class_factors
 from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier, stack_statistics
 from models.optimisation import AVERAGES, OPTIMISERS
 from models.preprocessing import Standardisation, fit_standardisations
+from models.regularisation import Regularisers
 from models.schedules import factors, plateaus, warmed
+from models.settings import Loss
 
 ROWS = 64
 """Batches are padded to a multiple of this many rows.
@@ -38,6 +40,7 @@ class Kind:
     """What members must share to train as one stack: all that shapes and meaning of tensors follow from."""
 
     network: object
+    loss: Loss
     batch_size: int
     precision: str
     sampling: str
@@ -47,11 +50,12 @@ class Kind:
 
     @classmethod
     def of(cls, plan: MemberPlan) -> Kind:
-        """The kind of a network; each of a stack has its own rates, constants, dropout, lengths and seed."""
+        """The kind of a network; each of a stack has its own start, rates, constants, noise, lengths and seed."""
         own = plan.settings
         size = _whole(int(plan.training.sum())) if own.batch_size == "all" else own.batch_size
         return cls(
-            network=replace(plan.model, dropout=0.0),
+            network=replace(plan.model, dropout=0.0, initialisation="auto", initial_constant=None),
+            loss=own.loss,
             batch_size=size,
             precision=own.precision,
             sampling=own.sampling,
@@ -89,6 +93,21 @@ class State:
         """The epoch of the smallest validation loss (of equals, the first), counted from 0."""
         return int(np.argmin(self.validation_loss))
 
+    @property
+    def gap(self) -> float:
+        """The last validation loss less the last training loss, in nats."""
+        return self.validation_loss[-1] - self.training_loss[-1]
+
+    @property
+    def generalisation(self) -> float:
+        """Prechelt's generalisation loss, in per cent: 100 (last / best - 1) of the validation losses.
+
+        Early Stopping - But When? (Lecture Notes in Computer Science 1524, 1998), equation of GL in section 2.1. It is
+        made for losses above zero; weights below zero may lead elsewhere, where nothing is lost.
+        """
+        best = self.validation_loss[self.best]
+        return 100 * (self.validation_loss[-1] / best - 1) if best > 0 else 0.0
+
     def rates(self, steps: Counts) -> npt.NDArray[np.float64]:
         """Learning rates at some of its steps, counted from the first of its training."""
         settings = self.plan.settings
@@ -102,6 +121,8 @@ class State:
             epoch + 1 == settings.epochs
             or (settings.patience is not None and epoch - max(self.best, self.averages_from) >= settings.patience)
             or self.settled
+            or (settings.stop_gap is not None and self.gap > settings.stop_gap)
+            or (settings.stop_generalisation is not None and self.generalisation > settings.stop_generalisation)
         )
 
     @property
@@ -135,6 +156,8 @@ class Stack:
         average: Of the parameters, validated and kept in their place; ``None`` without one.
         largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
         dropout: Drops units; ``None`` if no member drops any.
+        losses: The loss.
+        regularisers: Penalties, noise and the largest norm of weights.
         divisors: Events of a full batch, float64 ``[M]``.
         batches: Rows of the window's table, ``[S, M, B]``.
         rates: Learning rates, float64 ``[S, M, 1]``.
@@ -221,7 +244,9 @@ class Stack:
 
         settings = [plan.settings for plan in plans.values()]
         streams = [hashing.key(plan.seed, plan.fold, plan.index) for plan in plans.values()]
-        self.parameters = self.classifier.initial([hashing.key(s, _INITIAL) for s in streams]).to(self.device)  # (M, P)
+        begun = [Classifier(plan.model, self.signature) for plan in plans.values()]  # each in its own way
+        initial = [one.initial([hashing.key(s, _INITIAL)]) for one, s in zip(begun, streams, strict=True)]
+        self.parameters = torch.cat(initial).to(self.device)  # (M, P)
         self.best = self.parameters.clone()  # (M, P)
         constants = [own.constants for own in settings]
         columns = {name: column([own[name] for own in constants]).unsqueeze(1) for name in constants[0]}  # (M, 1) each
@@ -240,6 +265,8 @@ class Stack:
         factors = np.array([state.factors for state in self.states])  # (M, 2, C)
         self.training_factors = torch.from_numpy(factors[:, 0]).to(self.device)  # (M, C)
         self.validation_factors = torch.from_numpy(factors[:, 1]).to(self.device)  # (M, C)
+        self.losses = Losses(settings[0].loss, settings, self.device)
+        self.regularisers = Regularisers(settings, self.device)
         clips = [math.inf if own.clip_norm is None else own.clip_norm for own in settings]
         self.largest = None if min(clips) == math.inf else column(clips).unsqueeze(1)  # (M, 1)
         drops = [plan.model.dropout for plan in plans.values()]
@@ -386,6 +413,8 @@ class Stack:
         self.optimiser.select(keep)
         if self.average is not None:
             self.average.select(keep)
+        self.losses.select(keep)
+        self.regularisers.select(keep)
         self.windows.select(keep)
         self._make_room()
 

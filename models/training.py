@@ -22,7 +22,6 @@ from torch import Tensor
 from models import hashing
 from models.checkpoint import Checkpoint, Checkpoints, Place
 from models.events import Table, TrainingEvents
-from models.losses import cross_entropy
 from models.members import MemberPlan, TrainedMember
 from models.memory import reused_memory
 from models.networks import Classifier, Step
@@ -44,7 +43,7 @@ def train(
     Args:
         events: The events; only those that a plan names have any influence on its network.
         plans: The networks to train.
-        progress: Is called with one line of text after every epoch.
+        progress: Is called with one line of text after every epoch, and first with one that ends for each warning.
         checkpoints: Where to go on from, and where to keep what has been reached; they change no bit of the result.
         device: torch's name of the device.
 
@@ -57,6 +56,9 @@ def train(
         TrainingDiverged: If a loss becomes infinite or NaN.
     """
     _check(events, plans)
+    if progress is not None:
+        for warning in dict.fromkeys(warning for plan in plans for warning in plan.model.warnings):
+            progress(f"{warning}\n")
     stacks: dict[tuple[Kind, Place], dict[int, Checkpoint | None]] = {}
     for order, plan in enumerate(plans):
         saved = checkpoints.load(order) if checkpoints is not None else None
@@ -124,24 +126,32 @@ def _take_step(stack: Stack, table: Table) -> None:
     if stack.sampling == "weighted":
         weights = weights.sign()  # (M, B)
     weights = (weights * stack.factors.gather(1, labels)).to(stack.parameters.dtype)  # (M, B)
-    step = Step(hashing.splitmix64(stack.keys + stack.time), stack.dropout, real=rows >= 0)
-    views = stack.classifier.views(stack.parameters, stack.dtype)  # (M, ...) each
+    step = Step(hashing.splitmix64(stack.keys + stack.time), stack.dropout, rows >= 0, regularisers=stack.regularisers)
+    noisy = stack.regularisers.noisy_weights(stack.parameters, stack.classifier.decaying, step.keys)  # (M, P)
+    goals = stack.regularisers.noisy_labels(labels, stack.factors.shape[1], step.keys)  # (M, B)
+    views = stack.classifier.views(noisy, stack.dtype)  # (M, ...) each
     trained = [views[parameter.name].requires_grad_() for parameter in stack.classifier.parameters if parameter.trained]
 
     with torch.enable_grad():
         logits = stack.classifier.logits(views, stack.statistics, values, present, step)  # (M, K, B, C)
-        sums = cross_entropy(logits, labels, weights)  # (M,)
+        sums = stack.losses(logits, goals, weights)  # (M,)
         slopes = torch.autograd.grad((sums / stack.divisors).sum(), trained)  # (M, ...) each
     gradients = torch.cat([slope.flatten(1) for slope in slopes], dim=1).to(stack.parameters.dtype)  # (M, T)
+    matrices = slice(stack.classifier.decaying)
+    stack.regularisers.penalise(gradients[:, matrices], stack.parameters[:, matrices])
     if stack.largest is not None:
         gradients = clip(gradients, stack.largest)  # (M, T)
     stack.optimiser.step(stack.parameters[:, : stack.classifier.trained], gradients, rates, active)
 
-    for name, moved in step.moved.items():
-        views[name].copy_(moved)  # (M, ...)
+    if step.moved or stack.regularisers.norms is not None:
+        own = stack.classifier.views(stack.parameters)  # (M, ...) each
+        stack.regularisers.limit([own[p.name] for p in stack.classifier.parameters if p.decays], active)
+        for name, moved in step.moved.items():
+            own[name].copy_(moved)  # (M, ...)
     if stack.average is not None:
         stack.average.step(stack.parameters, active)
-    stack.running += sums.detach()
+    changed = stack.losses.smoothing is not None or stack.regularisers.labels is not None
+    stack.running += (stack.losses.plain(logits, labels, weights) if changed else sums).detach()
     stack.step += 1
     stack.time += 1
 
@@ -155,7 +165,7 @@ def _validation_sums(stack: Stack) -> Tensor:
             values, present, labels, weights = window.table.gather(rows)  # (M, B, F), (M, B, F), (M, B), (M, B)
             weights = (weights * stack.validation_factors.gather(1, labels)).to(stack.parameters.dtype)  # (M, B)
             logits = stack.classifier.logits(views, stack.statistics, values, present)  # (M, K, B, C)
-            total += cross_entropy(logits, labels, weights)
+            total += stack.losses.plain(logits, labels, weights)
     return total
 
 

@@ -129,6 +129,12 @@ def test_unknown_key_suggests_the_nearest(
         ("training.optimiser", "sdg", "'nadam' was expected. Did you mean 'sgd'?"),
         ("training.batch_size", 0, "key training: batch_size is 0; expected at least 1, or all"),
         ("training.momentum", 0.9, "key training: momentum is 0.9, but optimiser adamw has no such constant"),
+        ("training.focal_gamma", 1.0, "key training: focal_gamma is 1.0, but loss cross_entropy has no such constant"),
+        (
+            "model.initial_constant",
+            1.0,
+            "key model: initial_constant is 1.0, but initialisation auto has no such constant",
+        ),
         ("training.beta1", True, "key training.beta1 is true, but a number or a text was expected"),
         ("training.schedule_every", 2.5, "key training.schedule_every is 2.5"),
         ("training.schedule_milestones", 3, "key training.schedule_milestones is 3, but a list"),

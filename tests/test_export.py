@@ -21,7 +21,7 @@ from models.export import check_onnx, export_onnx
 from models.members import History, TrainedMember
 from models.networks import Classifier
 from models.preprocessing import Signature, Standardisation
-from models.settings import Activation, ModelSettings, TrainingSettings
+from models.settings import Activation, Connections, Loss, ModelSettings, NetworkType, TrainingSettings
 
 SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "l1", "l2", "l2"), ("signal", "top", "other"))
 
@@ -107,6 +107,8 @@ class TestFiles:
             Ensemble((one, one))
         with pytest.raises(ValueError, match="Fold 1, member 0 differs from fold 0"):
             Ensemble((one, make_member(ModelSettings(hidden=(5,)), 1)))
+        with pytest.raises(ValueError, match="Fold 1, member 0 differs from fold 0"):
+            Ensemble((one, dataclasses.replace(one, fold=1, training=TrainingSettings(loss="focal"))))
 
 
 class TestPredict:
@@ -178,6 +180,25 @@ class TestOnnx:
         other = make_member(ensemble.members[0].model, 0, 7)
         changed = Ensemble((dataclasses.replace(other, index=0), *ensemble.members[1:]))
         assert check_onnx(tmp_path / "ensemble.onnx", changed, values, present, folds) > 1e-3
+
+    @pytest.mark.parametrize("loss", get_args(Loss))
+    @pytest.mark.parametrize("kind", get_args(NetworkType))
+    @pytest.mark.parametrize("connections", get_args(Connections))
+    def test_losses_and_connections(
+        self, loss: Loss, kind: NetworkType, connections: Connections, tmp_path: Path
+    ) -> None:
+        """What logits mean is inside: scores of each loss differ, and the file knows it."""
+        model = ModelSettings(type=kind, hidden=(6, 6), submodels=3, connections=connections, normalisation="batch")
+        members = make_ensemble(model).members
+        ensemble, other = (
+            Ensemble(tuple(dataclasses.replace(m, training=TrainingSettings(loss=own)) for m in members))
+            for own in (loss, "cross_entropy" if loss == "binary_cross_entropy" else "binary_cross_entropy")
+        )
+        export_onnx(ensemble, tmp_path / "ensemble.onnx", {})
+        inputs = make_inputs(500)
+        assert check_onnx(tmp_path / "ensemble.onnx", ensemble, *inputs) < 1e-5
+        assert check_onnx(tmp_path / "ensemble.onnx", other, *inputs) > 1e-3
+        assert predict(ensemble, *inputs[:2]).sum(axis=2) == pytest.approx(1, abs=1e-6)
 
     def test_the_file_stands_alone_and_says_what_it_is(self, tmp_path: Path) -> None:
         ensemble = make_ensemble(members=1)

@@ -50,18 +50,26 @@ def test_kills_change_no_result(finished: Finished, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_kills_undo_no_step_of_a_training_that_keeps_each(finished: Finished, tmp_path: Path) -> None:
     """An interval of 0 s is one step, so that no clock decides."""
-    undisturbed, law = (Law(finished.law.home, tmp_path / name) for name in ("undisturbed", "killed"))
-    for place in (undisturbed, law):
-        shutil.copytree(finished.law.store, place.store, symlinks=True)
-        shutil.copytree(finished.law.results, place.results, symlinks=True)
-    command = ("TrainFolds", "--analysis", law.analysis, *LONGER)
+
+    def place(name: str) -> Law:
+        """Where nothing but the networks is missing."""
+        law = Law(finished.law.home, tmp_path / name)
+        shutil.copytree(finished.law.store, law.store, symlinks=True)
+        shutil.copytree(finished.law.results, law.results, symlinks=True)
+        return law
+
+    undisturbed = place("undisturbed")
+    command = ("TrainFolds", "--analysis", undisturbed.analysis, *LONGER)
     started = time.monotonic()
     undisturbed(*command)
     reference = Reference.of(undisturbed, time.monotonic() - started)
     disturbed = (*command, *DASK, "--checkpoint", "0")
-    job = Job(law, disturbed, "dask", reference, random.Random(2), during="TrainFolds")
-    met = list(job.disturb(KILLS))
-    losses = [loss for each in met for loss in each.losses]
+    losses: list[Loss] = []
+    for seed in range(2, 12):  # on a slow machine kills may meet workers that only start
+        job = Job(place(f"killed{seed}"), disturbed, "dask", reference, random.Random(seed), during="TrainFolds")
+        losses += [loss for each in job.disturb(KILLS) for loss in each.losses]
+        if losses:
+            break
     assert losses
     assert all(loss.steps is not None and loss.steps[0] <= 1 for loss in losses)
 
@@ -285,10 +293,10 @@ def training(tmp_path: Path) -> Job:
 
 def keep(job: Job, place: Place, steps: int, when: float, ended: bool = False) -> None:
     """Leave a checkpoint."""
-    row: Any = np.zeros(1, np.float32)
+    done = np.array([steps], np.float32)
     losses: Any = np.zeros(place.epochs)
     path = job.law.store / FOLDER / ".checkpoint"
-    path.write_bytes(Checkpoint(place, 0.0, ended, steps, row, row, row, row, losses, losses, losses).to_bytes())
+    path.write_bytes(Checkpoint(place, 0.0, ended, {"optimiser.steps": done}, losses, losses, losses).to_bytes())
     os.utime(path, (when, when))
 
 

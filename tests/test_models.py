@@ -48,6 +48,20 @@ class TestSettings:
             (TrainingSettings, {"patience": 0}),
             (TrainingSettings, {"clip_norm": 0.0}),
             (TrainingSettings, {"members": 0}),
+            (ModelSettings, {"initial_constant": math.nan, "initialisation": "constant"}),
+            (ModelSettings, {"hidden": (8, 6), "connections": "residual"}),
+            (ModelSettings, {"hidden": (8,), "connections": "residual"}),
+            (ModelSettings, {"hidden": (), "connections": "densely_connected"}),
+            (TrainingSettings, {"focal_gamma": -1.0, "loss": "focal"}),
+            (TrainingSettings, {"label_smoothing": 1.0}),
+            (TrainingSettings, {"label_noise": -0.1}),
+            (TrainingSettings, {"input_noise": -0.1}),
+            (TrainingSettings, {"weight_noise": math.inf}),
+            (TrainingSettings, {"l1": -1.0}),
+            (TrainingSettings, {"l2": math.nan}),
+            (TrainingSettings, {"max_norm": 0.0}),
+            (TrainingSettings, {"stop_gap": 0.0}),
+            (TrainingSettings, {"stop_generalisation": -1.0}),
         ],
     )
     def test_refuses_values_and_names_the_key(
@@ -240,7 +254,7 @@ class TestPreprocessing:
 
 
 class TestLosses:
-    @settings(max_examples=50)
+    @settings(max_examples=50, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(2, 5))
     def test_cross_entropy_against_torch_with_negative_weights(self, seed: int, classes: int) -> None:
         random = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ import pytest
 
 import workflow.base
 from analysis.config import Analysis, Configuration, load_analysis
+from models.settings import CONSTANTS
 from workflow.plan import Plan
 from workflow.tasks import Report
 
@@ -95,7 +96,23 @@ VALUES: dict[str, Any] = {
     "training.precision": "bf16",
     "training.sampling": "balanced",
     "training.window": 5000,
+    "model.initialisation": "orthogonal",
+    "model.connections": "residual",
+    "training.loss": "focal",
     "training.label_smoothing": 0.1,
+    "training.label_noise": 0.1,
+    "training.input_noise": 0.1,
+    "training.weight_noise": 0.1,
+    "training.l1": 0.1,
+    "training.l2": 0.1,
+    "training.max_norm": 3.0,
+    "training.stop_*": 3.0,
+    "training.optimiser": "nadam",
+    "training.weight_decay": 0.2,
+    "training.beta*": 0.8,
+    "training.epsilon": 1e-6,
+    "training.warm_up": 1.0,
+    "training.averaging": "ema",
 }
 
 # Leaves that can't change alone (a process needs its cross section), or that have one value so far.
@@ -106,6 +123,15 @@ FIXED = (
     "processes.*.data",
     "processes.*.where",
     "processes.*.normalisation",
+    "model.initial_constant",
+    # Constants of choices that are not made.
+    *(
+        f"training.{name}"
+        for key in ("optimiser", "schedule", "averaging", "loss")
+        for own in CONSTANTS[key].values()
+        for name in own
+        if name not in CONSTANTS["optimiser"]["adamw"]
+    ),
     "classes.processes.top",
     "classes.processes.diboson",
 )

@@ -5,19 +5,30 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.dropout import Dropout
+from models.initialisation import matrix_start
 from models.losses import cross_entropy
-from models.networks import Classifier, Step, initial_bound, stack_statistics
+from models.networks import Classifier, Step, stack_statistics
 from models.preprocessing import Signature, Standardisation
-from models.settings import Activation, ModelSettings, NetworkType, Normalisation, TrainingSettings
+from models.settings import (
+    Activation,
+    Connections,
+    Initialisation,
+    ModelSettings,
+    NetworkType,
+    Normalisation,
+    TrainingSettings,
+)
 from models.training import train
 from tests.test_training import make_events, make_plans
 
@@ -93,8 +104,9 @@ class Plain(nn.Module):
             self.named[name] = module.terms
             return module
 
-        layers: list[nn.Module] = []
+        blocks: list[nn.Module] = []
         for layer, width in enumerate(settings.hidden):
+            layers: list[nn.Module] = []
             layers += [scale(f"input{layer}")] if tabm else []
             layers += [matrix(layer)]
             layers += [scale(f"output{layer}")] if tabm else []
@@ -108,12 +120,21 @@ class Plain(nn.Module):
                     norm.running_mean, norm.running_var = own(f"mean{layer}"), own(f"variance{layer}")
                 layers.append(norm)
             layers.append(MODULES[settings.activation]())
-        depth = len(settings.hidden)
-        self.layers = nn.Sequential(*layers, matrix(depth), shift(f"bias{depth}"))
+            blocks.append(nn.Sequential(*layers))
+        depth, self.connections = len(settings.hidden), settings.connections
+        self.layers = nn.ModuleList([*blocks, nn.Sequential(matrix(depth), shift(f"bias{depth}"))])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.layers(inputs)
-        return outputs
+        """By the lists of what each layer gives."""
+        found = [inputs]
+        for layer in self.layers:
+            if self.connections == "densely_connected":
+                found.append(layer(torch.cat(found, dim=1)))
+            elif self.connections == "residual" and 1 < len(found) < len(self.layers):
+                found.append(found[-1] + layer(found[-1]))
+            else:
+                found.append(layer(found[-1]))
+        return found[-1]
 
     def gradient(self, name: str) -> Tensor:
         """The gradient of one parameter, shaped as the stack has it for one submodel."""
@@ -218,6 +239,18 @@ class TestAgainstTorch:
         assert_as_plain(ModelSettings(type=kind, hidden=hidden, activation=activation, submodels=4), None, 1e-10)
 
     @pytest.mark.parametrize("kind", get_args(NetworkType))
+    @pytest.mark.parametrize("normalisation", get_args(Normalisation))
+    @pytest.mark.parametrize("connections", get_args(Connections))
+    def test_connections(self, kind: NetworkType, normalisation: Normalisation, connections: Connections) -> None:
+        settings = ModelSettings(
+            type=kind, hidden=(6, 6, 6), submodels=3, normalisation=normalisation, connections=connections
+        )
+        assert_as_plain(settings, torch.ones(3, 64, dtype=torch.bool), 1e-9)
+        plain = dataclasses.replace(settings, connections="plain")
+        shapes = [[(p.name, p.shape) for p in Classifier(own, SIGNATURE).parameters] for own in (settings, plain)]
+        assert (shapes[0] == shapes[1]) == (connections != "densely_connected")
+
+    @pytest.mark.parametrize("kind", get_args(NetworkType))
     @pytest.mark.parametrize(("normalisation", "tolerance"), NORMALISATIONS)
     @pytest.mark.parametrize("training", [True, False])
     def test_normalisations(
@@ -277,7 +310,7 @@ class TestInitial:
             assert not views[name].any()
         for name, activation in (("weight0", "silu"), ("weight1", "silu"), ("weight2", "linear")):
             weight = views[name]
-            bound = initial_bound(activation, weight.shape[1], weight.shape[2])
+            bound = matrix_start(classifier.settings, activation, weight.shape[1], weight.shape[2]).scale
             assert weight.abs().max() <= bound
             assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.2)
 
@@ -296,16 +329,88 @@ class TestInitial:
             assert not views[name].any(), name
         heads = views["weight2"]  # (M, K, H, C)
         assert len({tuple(head.flatten().tolist()) for member in heads for head in member}) == 32
-        assert heads.abs().max() <= initial_bound("linear", 20, 3)
+        assert heads.abs().max() <= matrix_start(settings, "linear", 20, 3).scale
+
+
+TORCH: dict[str, Callable[..., Tensor]] = {
+    "glorot_uniform": nn.init.xavier_uniform_,
+    "glorot_normal": nn.init.xavier_normal_,
+    "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+    "he_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "lecun_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="linear"),
+    "lecun_normal": partial(nn.init.kaiming_normal_, nonlinearity="linear"),
+    "orthogonal": nn.init.orthogonal_,
+}
+
+
+def first_weights(settings: ModelSettings, inputs: int, outputs: int, stream: int = 5) -> Tensor:
+    """First values of a matrix before the activation of some settings, ``[inputs, outputs]``."""
+    start = matrix_start(settings, settings.activation, inputs, outputs)
+    return start.draw((inputs, outputs), stream).view(inputs, outputs)
+
+
+class TestInitialisation:
+    @pytest.mark.parametrize("name", TORCH)
+    @pytest.mark.parametrize(("inputs", "outputs"), [(300, 400), (400, 300)])
+    def test_distributions_are_torch_s(self, name: Initialisation, inputs: int, outputs: int) -> None:
+        found = first_weights(ModelSettings(initialisation=name, activation="tanh"), inputs, outputs)
+        expected = torch.empty(outputs, inputs)  # torch: (outputs, inputs)
+        TORCH[name](expected)
+        assert found.std().item() == pytest.approx(expected.std().item(), rel=0.01)
+        assert abs(found.mean().item()) < 4 * found.std().item() / math.sqrt(found.numel())
+        assert ks_2samp(found.flatten(), expected.flatten()).pvalue > 1e-3
+        if name.endswith("uniform"):
+            assert found.abs().max().item() == pytest.approx(expected.abs().max().item(), rel=1e-3)
+
+    @pytest.mark.parametrize(("activation", "gain"), [("tanh", 1.0), ("selu", 1.0), ("relu", 2.0), ("silu", 2.0)])
+    @pytest.mark.parametrize(("inputs", "outputs"), [(30, 20), (20, 30), (25, 25)])
+    def test_orthogonal_matrices_are(self, activation: Activation, gain: float, inputs: int, outputs: int) -> None:
+        weight = first_weights(ModelSettings(initialisation="orthogonal", activation=activation), inputs, outputs)
+        product = weight @ weight.T if inputs < outputs else weight.T @ weight
+        assert (product - gain * torch.eye(min(inputs, outputs))).abs().max() < 1e-12
 
     @pytest.mark.parametrize(
-        ("activation", "start"),
-        [("relu", nn.init.kaiming_uniform_), ("tanh", nn.init.xavier_uniform_), ("linear", nn.init.xavier_uniform_)],
+        ("activation", "name"),
+        [("relu", "he_uniform"), ("gelu", "he_uniform"), ("selu", "lecun_uniform"), ("tanh", "glorot_uniform")],
     )
-    def test_bounds_are_torch_s(self, activation: str, start: object) -> None:
-        weight = torch.empty(400, 300)  # torch: (outputs, inputs)
-        start(weight, **({"nonlinearity": "relu"} if activation == "relu" else {}))  # type: ignore[operator]
-        assert weight.abs().max().item() == pytest.approx(initial_bound(activation, 300, 400), rel=1e-3)
+    def test_auto_chooses_by_the_activation(self, activation: Activation, name: Initialisation) -> None:
+        chosen = ModelSettings(activation=activation)
+        named = dataclasses.replace(chosen, initialisation=name)
+        assert torch.equal(first_weights(chosen, 30, 20), first_weights(named, 30, 20))
+        others = set(get_args(Initialisation)) - {"auto", name}
+        for other in others:
+            different = dataclasses.replace(chosen, initialisation=other)
+            assert not torch.equal(first_weights(chosen, 30, 20), first_weights(different, 30, 20))
+
+    @pytest.mark.parametrize("kind", get_args(NetworkType))
+    @pytest.mark.parametrize("name", get_args(Initialisation))
+    def test_every_matrix_starts_so_and_nothing_else(self, kind: NetworkType, name: Initialisation) -> None:
+        model = ModelSettings(type=kind, hidden=(30, 20), submodels=4, normalisation="batch")
+        changed = dataclasses.replace(model, initialisation=name)
+        if name == "constant":
+            changed = dataclasses.replace(changed, initial_constant=-0.25)
+        one, other = (Classifier(own, SIGNATURE).initial([5, 6]) for own in (model, changed))
+        for key, view in Classifier(model, SIGNATURE).views(other).items():
+            before = Classifier(model, SIGNATURE).views(one)[key]
+            auto = {"weight0": "he_uniform", "weight1": "he_uniform", "weight2": "glorot_uniform"}
+            assert torch.equal(view, before) == (key not in auto or name in ("auto", auto[key])), key
+            if key.startswith("weight") and name in ("zeros", "constant"):
+                assert (view == (0 if name == "zeros" else -0.25)).all()
+
+    def test_what_does_not_break_the_symmetry_is_told(self) -> None:
+        """Units of a layer stay alike however long they learn, and whoever trains them is told before."""
+        events, lines = make_events(600), list[str]()
+        model = ModelSettings(hidden=(5, 4), initialisation="constant", dropout=0.0, activation="tanh")
+        plans = make_plans(600, model=model, training=TrainingSettings(epochs=3, batch_size=50))[:2]
+        trained = train(events, plans, progress=lines.append)
+        assert lines[0].startswith("model.initialisation is constant: all units of a layer start alike")
+        assert [line for line in lines if "symmetry" in line] == lines[:1]
+        for member in trained:
+            weight = member.parameters["weight0"]
+            assert np.ptp(weight, axis=1).max() < 1e-6  # from unit to unit
+            assert np.ptp(weight, axis=0).min() > 1e-3  # it has learned
+        for name in get_args(Initialisation):
+            assert bool(ModelSettings(initialisation=name).warnings) == (name in ("zeros", "constant"))
 
 
 class TestRows:
@@ -394,7 +499,8 @@ class TestDropout:
             for number in range(stack.submodels):
                 hidden = stack.inputs(member, stack.views["absent"][member])
                 layer = 0
-                for module in Plain(settings, stack.views, member, number).layers:
+                plain = Plain(settings, stack.views, member, number)
+                for module in (module for block in plain.layers for module in block.children()):
                     hidden = module(hidden)
                     if isinstance(module, nn.SiLU):
                         hidden = hidden * masks[layer][member].view(stack.submodels, 64, -1)[number]

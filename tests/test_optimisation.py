@@ -577,12 +577,13 @@ class TestSettings:
     def test_constants_of_another_choice_are_refused(self, key: str) -> None:
         values: dict[str, Any] = {"schedule_milestones": (1,)}
         names = {name for own in CONSTANTS[key].values() for name in own}
+        settings = ModelSettings if key == "initialisation" else TrainingSettings
         for choice, own in CONSTANTS[key].items():
             for name in names - own.keys():
                 with pytest.raises(
                     ValueError, match=f"^{name} is .*, but {key} {choice} has no such constant"
                 ) as found:
-                    TrainingSettings(**{key: choice, name: values.get(name, 1)})
+                    settings(**{key: choice, name: values.get(name, 1)})
                 assert all(known in str(found.value) for known in own)
 
     def test_the_nearest_name_is_given(self) -> None:

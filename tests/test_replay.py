@@ -21,7 +21,7 @@ from models.replay import SEVERAL, Replay
 from models.settings import ModelSettings, TrainingSettings
 from models.stack import Stack
 from models.training import train
-from tests.test_training import assert_equal, make_events, make_plans
+from tests.test_training import REGULARISED, assert_equal, make_events, make_plans
 
 WARM = 3  # steps that torch asks for before a recording
 
@@ -199,6 +199,8 @@ class Recorded:
         tensors |= stack.optimiser.constants
         if stack.average is not None:
             tensors |= {**stack.average.state, "constant": stack.average.constant}
+        for owner in (stack.losses, stack.regularisers):
+            tensors |= {key: value for key, value in vars(owner).items() if isinstance(value, Tensor)}
         tensors |= {name: getattr(table, name) for name in ("values", "present", "labels", "weights")}
         return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
 
@@ -212,8 +214,17 @@ class Recorded:
         dataclasses.replace(TRAINING, sampling="balanced", window=1000, clip_norm=None),
         dataclasses.replace(TRAINING, optimiser="nadam", averaging="ema", epochs=6, patience=1, learning_rate=0.05),
         dataclasses.replace(TRAINING, optimiser="sgd", momentum=0.9, averaging="swa", averaging_start=0.3),
+        dataclasses.replace(TRAINING, **REGULARISED, loss="focal", stop_gap=0.05),
     ],
-    ids=["plain", "patient", "weighted in windows", "balanced in windows", "nadam and ema", "sgd and swa"],
+    ids=[
+        "plain",
+        "patient",
+        "weighted in windows",
+        "balanced in windows",
+        "nadam and ema",
+        "sgd and swa",
+        "regularised",
+    ],
 )
 def test_a_training_by_replays_is_the_same(training: TrainingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several steps at a call, members that leave, and no tensor moves between a recording and its replays."""

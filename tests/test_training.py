@@ -30,6 +30,7 @@ from models.replay import Replay
 from models.settings import (
     Activation,
     Averaging,
+    Loss,
     ModelSettings,
     Normalisation,
     Optimiser,
@@ -44,8 +45,20 @@ SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "event", "l2", "l
 MODEL = ModelSettings(hidden=(17, 9), dropout=0.2)  # widths that fill no vector register
 TABM = ModelSettings(type="tabm", hidden=(17, 9), submodels=3)
 TRAINING = TrainingSettings(epochs=4, batch_size=100, learning_rate=5e-3, patience=None)
+RESIDUAL = ModelSettings(hidden=(9, 9, 9), connections="residual", initialisation="orthogonal")
+CONNECTED = ModelSettings(hidden=(17, 9), connections="densely_connected", normalisation="batch")
+REGULARISED: dict[str, Any] = {
+    "label_smoothing": 0.05,
+    "label_noise": 0.1,
+    "input_noise": 0.1,
+    "weight_noise": 0.02,
+    "l1": 1e-3,
+    "l2": 1e-2,
+    "max_norm": 1.0,
+}
 LONGER = dataclasses.replace(TRAINING, epochs=10)
 PATIENT = dataclasses.replace(TRAINING, epochs=9, patience=2, learning_rate=0.05)
+STOPPED = dataclasses.replace(PATIENT, patience=None, stop_generalisation=10.0)
 
 
 def make_events(count: int = 1500, seed: int = 1) -> TrainingEvents:
@@ -116,6 +129,11 @@ def differ(left: TrainedMember, right: TrainedMember) -> bool:
         (MODEL, dataclasses.replace(TRAINING, window=1000)),
         (MODEL, dataclasses.replace(TRAINING, window=1000, sampling="weighted")),
         (TABM, dataclasses.replace(PATIENT, window=1000, sampling="balanced")),
+        (RESIDUAL, dataclasses.replace(TRAINING, **REGULARISED)),
+        (CONNECTED, dataclasses.replace(TRAINING, **REGULARISED, loss="focal")),
+        (dataclasses.replace(TABM, connections="densely_connected"), dataclasses.replace(TRAINING, **REGULARISED)),
+        (CONNECTED, dataclasses.replace(TRAINING, **REGULARISED, loss="binary_cross_entropy", precision="bf16")),
+        (RESIDUAL, dataclasses.replace(TRAINING, **REGULARISED, sampling="weighted", window=1000, stop_gap=0.02)),
     ],
 )
 def test_alone_and_stacked_are_the_same_to_the_last_bit(model: ModelSettings, training: TrainingSettings) -> None:
@@ -230,6 +248,7 @@ def killed_after(epoch: int) -> Callable[[str], None]:
         (MODEL, dataclasses.replace(PATIENT, sampling="weighted", precision="bf16"), 11),
         (dataclasses.replace(MODEL, normalisation="batch"), dataclasses.replace(PATIENT, window=1000), 5),
         (TABM, dataclasses.replace(PATIENT, sampling="balanced"), 23),
+        (CONNECTED, dataclasses.replace(STOPPED, **REGULARISED, loss="focal"), 6),
     ],
 )
 @pytest.mark.parametrize("epoch", [2, 3, 4])
@@ -289,6 +308,9 @@ def test_a_run_repeats_itself_and_members_differ() -> None:
         dataclasses.replace(TRAINING, sampling="weighted"),
         dataclasses.replace(TRAINING, sampling="balanced"),
         dataclasses.replace(TRAINING, window=1000),
+        dataclasses.replace(TRAINING, stop_gap=0.01, stop_generalisation=1.0),
+        *(dataclasses.replace(TRAINING, loss=loss) for loss in get_args(Loss)),
+        *(dataclasses.replace(TRAINING, **{name: value}) for name, value in REGULARISED.items()),
     ],
 )
 def test_events_outside_a_member_s_rows_have_no_influence(training: TrainingSettings) -> None:
@@ -318,8 +340,20 @@ def test_a_change_inside_a_member_s_rows_has_influence() -> None:
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, -999.0])
-def test_what_stands_in_an_absent_value_has_no_influence(garbage: float) -> None:
-    events, plans = make_events(), make_plans()[:2]
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [
+        (MODEL, TRAINING),
+        (RESIDUAL, TRAINING),
+        (CONNECTED, TRAINING),
+        *((MODEL, dataclasses.replace(TRAINING, loss=loss)) for loss in get_args(Loss)),
+        *((MODEL, dataclasses.replace(TRAINING, **{name: value})) for name, value in REGULARISED.items()),
+    ],
+)
+def test_what_stands_in_an_absent_value_has_no_influence(
+    model: ModelSettings, training: TrainingSettings, garbage: float
+) -> None:
+    events, plans = make_events(), make_plans(model=model, training=training)[:2]
     spoilt = dataclasses.replace(events, values=np.where(events.present, events.values, np.float32(garbage)))
     for left, right in zip(train(events, plans), train(spoilt, plans), strict=True):
         assert_equal(left, right)
@@ -431,6 +465,11 @@ def test_the_best_epoch_is_restored_and_the_validation_loss_is_what_it_says() ->
         (dataclasses.replace(MODEL, normalisation="batch"), LONGER),
         (dataclasses.replace(MODEL, normalisation="layer"), LONGER),
         (TABM, LONGER),
+        (RESIDUAL, LONGER),
+        (CONNECTED, LONGER),
+        (MODEL, dataclasses.replace(LONGER, loss="focal")),
+        (MODEL, dataclasses.replace(LONGER, loss="binary_cross_entropy")),
+        (MODEL, dataclasses.replace(LONGER, **REGULARISED)),
         (MODEL, dataclasses.replace(LONGER, sampling="weighted")),
         (MODEL, dataclasses.replace(LONGER, sampling="balanced")),
         (MODEL, dataclasses.replace(LONGER, window=1000)),
@@ -572,10 +611,15 @@ class Inputs(TorchDispatchMode):
 @pytest.mark.parametrize("normalisation", get_args(Normalisation))
 @pytest.mark.parametrize("sampling", get_args(Sampling))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("change", [{}, *({"loss": loss, **REGULARISED} for loss in get_args(Loss))], ids=str)
 def test_a_step_can_be_recorded(
-    model: ModelSettings, normalisation: Normalisation, sampling: Sampling, precision: Precision
+    model: ModelSettings,
+    normalisation: Normalisation,
+    sampling: Sampling,
+    precision: Precision,
+    change: dict[str, Any],
 ) -> None:
-    training = dataclasses.replace(TRAINING, sampling=sampling, precision=precision)
+    training = dataclasses.replace(TRAINING, sampling=sampling, precision=precision, **change)
     assert_recordable(dataclasses.replace(model, dropout=0.2, normalisation=normalisation), training)
 
 
@@ -609,7 +653,8 @@ def assert_recordable(model: ModelSettings, training: TrainingSettings) -> None:
         window = next(iter(stack.windows.training(0)))
         stack.begin(Place(0, 0, 0), window)
         assert stack.dropout is not None
-        owners = [stack, stack.optimiser, *([] if stack.average is None else [stack.average])]
+        owners = [stack, stack.optimiser, stack.losses, stack.regularisers]
+        owners += [] if stack.average is None else [stack.average]
         for owner in (*owners, stack.classifier, stack.dropout):
             moved(owner)
         stack.dropout.banks = {width: bank.to("meta") for width, bank in stack.dropout.banks.items()}

@@ -253,4 +253,4 @@ def warnings_of(config: Configuration, evaluation: dict[str, Any], empty: Sequen
             "The events have no event numbers: each is known by its file's base name and its entry, so that renaming a "
             "file moves its events to other folds."
         )
-    return found
+    return [*found, *config.model.warnings]

@@ -1,0 +1,576 @@
+"""`docs/models.md`: every name that a network and its training may be built of.
+
+Names and defaults come from the schema (`models.settings`), what is said of them from here.
+``python -m models.reference > docs/models.md`` writes the page; a name that nothing is said of is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, get_args
+
+from models.settings import (
+    CONSTANTS,
+    Activation,
+    Averaging,
+    Connections,
+    Initialisation,
+    Loss,
+    ModelSettings,
+    NetworkType,
+    Normalisation,
+    Optimiser,
+    Schedule,
+    TrainingSettings,
+)
+
+Settings = type[ModelSettings] | type[TrainingSettings]
+SECTIONS: dict[Settings, str] = {ModelSettings: "model", TrainingSettings: "training"}
+
+INTRODUCTION = """\
+# Building blocks
+
+All names that `model` and `training` of an `analysis.yaml` know, with formula, source and when to use them. How they
+work together says [training](training.md); what each key means and takes says [analysis](analysis.md). Made from the
+schema by `python -m models.reference > docs/models.md`.
+
+All blocks can be combined, but where a text says otherwise; what makes no sense is refused with the name of the key.
+Networks of one stack may differ in every number. A strength of zero changes no bit of a result.
+
+x is what a layer sees and z = x W + b what comes of it, n its number of inputs and m that of its outputs, C the number
+of classes, w a weight of the network, and q and p what the probability of a class should be and what it is.
+"""
+
+
+class Entry(NamedTuple):
+    """What is said of a name."""
+
+    formula: str
+    source: str
+    when: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The names that one key may have."""
+
+    title: str
+    text: str
+    settings: Settings
+    key: str
+    names: Any
+    entries: Mapping[str, Entry]
+
+    def lines(self) -> list[str]:
+        """The section of the page."""
+        default = _default(self.settings, self.key)
+        lines = [f"## {self.title}", "", f"`{SECTIONS[self.settings]}.{self.key}`, by default `{default}`. {self.text}"]
+        lines += ["", f"| `{self.key}` | formula | source | use it |", "|---|---|---|---|"]
+        return [*lines, *(_row(name, self.entries[name]) for name in get_args(self.names))]
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Keys that have a number each."""
+
+    title: str
+    text: str
+    settings: Settings
+    entries: Mapping[str, Entry]
+
+    def lines(self) -> list[str]:
+        """The section of the page."""
+        lines = [f"## {self.title}", "", self.text, ""]
+        lines += ["| key | default | formula | source | use it |", "|---|---|---|---|---|"]
+        for key, (formula, *rest) in self.entries.items():
+            default = _default(self.settings, key)
+            lines.append(_row(f"{SECTIONS[self.settings]}.{key}", (default, formula, *rest)))
+        return lines
+
+
+PAGE: tuple[Choice | Strengths, ...] = (
+    Choice(
+        "Activations",
+        "Behind each hidden layer; the output has none. All of them are torch's.",
+        ModelSettings,
+        "activation",
+        Activation,
+        {
+            "relu": Entry("max(0, z)", "Nair and Hinton, ICML 2010", "fast; units may die, with no slope left"),
+            "leaky_relu": Entry(
+                "z for z > 0, else 0.01 z", "Maas, Hannun and Ng, ICML 2013", "where units of ReLU die"
+            ),
+            "elu": Entry(
+                "z for z > 0, else exp(z) - 1",
+                "Clevert, Unterthiner and Hochreiter, arXiv 1511.07289",
+                "means of units near zero without a normalisation",
+            ),
+            "selu": Entry(
+                "1.0507 z for z > 0, else 1.0507 · 1.6733 (exp(z) - 1)",
+                "Klambauer et al., arXiv 1706.02515",
+                "deep plain networks: with `initialisation: auto`, units keep mean 0 and variance 1",
+            ),
+            "silu": Entry(
+                "z σ(z), with σ(z) = 1 / (1 + exp(-z)); also called swish",
+                "Elfwing, Uchibe and Doya, arXiv 1702.03118; Ramachandran, Zoph and Le, arXiv 1710.05941",
+                "the default: smooth, with a slope nearly everywhere",
+            ),
+            "gelu": Entry(
+                "z Φ(z), with Φ the normal distribution's integral",
+                "Hendrycks and Gimpel, arXiv 1606.08415",
+                "like SiLU; that of transformers",
+            ),
+            "mish": Entry("z tanh(ln(1 + exp(z)))", "Misra, arXiv 1908.08681", "like SiLU, a little slower"),
+            "tanh": Entry(
+                "(exp(z) - exp(-z)) / (exp(z) + exp(-z))",
+                "LeCun et al., Efficient BackProp, 1998",
+                "shallow networks; its slope vanishes for large z",
+            ),
+            "sigmoid": Entry(
+                "1 / (1 + exp(-z))",
+                "Rumelhart, Hinton and Williams, Nature 323 (1986) 533",
+                "to compare with old networks: its slope is 1/4 at most, so that deep layers learn slowly",
+            ),
+            "linear": Entry(
+                "z",
+                "",
+                "to see what the non-linearity brings: layers without one collapse to a single matrix, as "
+                "(x W₁ + b₁) W₂ + b₂ = x (W₁W₂) + (b₁W₂ + b₂), however many there are",
+            ),
+        },
+    ),
+    Choice(
+        "Initialisation",
+        "Of the weight matrices, the last one included. Biases start from 0, scales from 1 (the first ones of "
+        "TabM as "
+        "random signs). Numbers are hashes of seed, fold and member.",
+        ModelSettings,
+        "initialisation",
+        Initialisation,
+        {
+            "auto": Entry(
+                "`he_uniform` before rectifiers and their smooth relatives (ReLU, leaky ReLU, ELU, SiLU, "
+                "GELU, Mish), "
+                "`lecun_uniform` before SELU, `glorot_uniform` before sigmoid, tanh, linear and the output",
+                "",
+                "always, unless there is a reason",
+            ),
+            "glorot_uniform": Entry(
+                "uniform in ±√(6 / (n + m))",
+                "Glorot and Bengio, PMLR 9:249 (AISTATS 2010), eq. 16; also called Xavier",
+                "before sigmoid, tanh, linear",
+            ),
+            "glorot_normal": Entry("normal, variance 2 / (n + m)", "Glorot and Bengio, eq. 12", "likewise"),
+            "he_uniform": Entry(
+                "uniform in ±√(6 / n)", "He et al., arXiv 1502.01852, eq. 10; also called Kaiming", "before rectifiers"
+            ),
+            "he_normal": Entry("normal, variance 2 / n", "He et al., eq. 10", "likewise"),
+            "lecun_uniform": Entry(
+                "uniform in ±√(3 / n)", "LeCun et al., Efficient BackProp, 1998, eq. 16", "before SELU"
+            ),
+            "lecun_normal": Entry("normal, variance 1 / n", "LeCun et al., eq. 16", "likewise"),
+            "orthogonal": Entry(
+                "W Wᵀ or WᵀW, whichever is smaller, is g² times the unit matrix; g = √2 where `auto` is He's, else 1",
+                "Saxe, McClelland and Ganguli, arXiv 1312.6120",
+                "deep plain networks",
+            ),
+            "zeros": Entry(
+                "0",
+                "",
+                "to show why not: all units of a layer get the same gradient and stay alike (the symmetry "
+                "problem); a "
+                "run warns of it",
+            ),
+            "constant": Entry("`model.initial_constant`", "", "likewise; a run warns of it"),
+        },
+    ),
+    Strengths(
+        "Constants of the initialisation",
+        "Refused with another initialisation than its own.",
+        ModelSettings,
+        {"initial_constant": Entry("where all weights start with `constant`", "", "see `constant`")},
+    ),
+    Choice(
+        "Losses",
+        "Of an event, to be multiplied by its training weight, with its sign, and averaged over a batch. "
+        "`history` and learning curves show it without penalties, label smoothing and label noise.",
+        TrainingSettings,
+        "loss",
+        Loss,
+        {
+            "cross_entropy": Entry(
+                "-Σ q ln p over classes, p = exp(z_c) / Σ exp(z_k)",
+                "Bridle, NATO ASI F68 (1990) 227",
+                "the default: p are posteriors under equal priors",
+            ),
+            "binary_cross_entropy": Entry(
+                "-Σ [q ln σ(z_c) + (1 - q) ln(1 - σ(z_c))] over classes: one logit for each class, against the rest. "
+                "Probabilities are σ(z_c) / Σ σ(z_k)",
+                "Rifkin and Klautau, JMLR 5 (2004) 101",
+                "classes that overlap much, or that a network should be able to tell from the others one by one",
+            ),
+            "focal": Entry(
+                "-Σ q (1 - p)^γ ln p over classes",
+                "Lin et al., arXiv 1708.02002, eq. 4",
+                "many easy events that drown the hard ones; p are no posteriors any more, but too modest",
+            ),
+        },
+    ),
+    Strengths(
+        "Constants of the loss",
+        "`focal_gamma` is refused with another loss than its own.",
+        TrainingSettings,
+        {
+            "focal_gamma": Entry(
+                "γ of `focal`; 0 gives `cross_entropy`", "Lin et al., eq. 4", "2 is what its authors found best"
+            ),
+            "label_smoothing": Entry(
+                "q = (1 - ε) + ε/C for the label, ε/C for the others",
+                "Szegedy et al., arXiv 1512.00567, section 7",
+                "labels that may be wrong, or networks that are too sure",
+            ),
+        },
+    ),
+    Choice(
+        "Networks",
+        "Behind each layer but the last come normalisation, activation and dropout.",
+        ModelSettings,
+        "type",
+        NetworkType,
+        {
+            "dense": Entry("layers z = x W + b", "", "the default"),
+            "tabm": Entry(
+                "K networks that share W: z_k = ((x ∘ r_k) W ∘ s_k) + b_k, with last layers of their own; their "
+                "probabilities are averaged",
+                "Gorishniy, Kotelnikov and Babenko, arXiv 2410.24210",
+                "an ensemble at less than its price; slower than `dense`",
+            ),
+        },
+    ),
+    Choice(
+        "Connections",
+        "Between layers, also those of TabM's networks.",
+        ModelSettings,
+        "connections",
+        Connections,
+        {
+            "plain": Entry("h_l = f_l(h_{l-1})", "", "up to some five layers"),
+            "residual": Entry(
+                "h_l = h_{l-1} + f_l(h_{l-1}), but for the first layer; widths must be equal",
+                "He et al., arXiv 1512.03385, eq. 1",
+                "deep networks: gradients pass the sums unchanged",
+            ),
+            "densely_connected": Entry(
+                "h_l = f_l([x, h_1, …, h_{l-1}]), and the output sees them all",
+                "Huang et al., arXiv 1608.06993, eq. 2",
+                "narrow layers, inputs that are good as they are",
+            ),
+        },
+    ),
+    Choice(
+        "Normalisation",
+        "Between a hidden layer and its activation; each unit has a scale and a shift that are learned.",
+        ModelSettings,
+        "normalisation",
+        Normalisation,
+        {
+            "none": Entry("z", "", "inputs are standardised already, and the networks are not deep"),
+            "batch": Entry(
+                "(z - mean) / √(variance + 10⁻⁵) of a unit over the events of a batch, in evaluation by running means",
+                "Ioffe and Szegedy, arXiv 1502.03167",
+                "deep networks with large batches",
+            ),
+            "layer": Entry(
+                "the same over the units of an event",
+                "Ba, Kiros and Hinton, arXiv 1607.06450",
+                "deep networks with small batches",
+            ),
+        },
+    ),
+    Strengths(
+        "Sizes",
+        "Of the network.",
+        ModelSettings,
+        {
+            "hidden": Entry(
+                "widths of the hidden layers", "", "wider with more events; an empty list is logistic regression"
+            ),
+            "submodels": Entry("K of `tabm`", "", "more cost more and help less and less"),
+        },
+    ),
+    Strengths(
+        "Dropout",
+        "In training alone.",
+        ModelSettings,
+        {
+            "dropout": Entry(
+                "each hidden unit is 0 with this probability r in a step, else divided by 1 - r",
+                "Srivastava et al., JMLR 15 (2014) 1929",
+                "the first thing to turn when training and validation part",
+            )
+        },
+    ),
+    Choice(
+        "Optimisers",
+        "g is the clipped gradient, η the learning rate of the step, p a weight, t counts the steps, and all "
+        "else begins "
+        "with 0. All of them are torch's.",
+        TrainingSettings,
+        "optimiser",
+        Optimiser,
+        {
+            "sgd": Entry(
+                "v ← μ v + g, p ← p - η v; with `nesterov` p ← p - η (g + μ v)",
+                "Polyak 1964; Sutskever et al., ICML 2013",
+                "a reference; with μ = 0.9 and a schedule often the best for large data",
+            ),
+            "adagrad": Entry(
+                "s ← s + g², p ← p - η g / (√s + ε)",
+                "Duchi, Hazan and Singer, JMLR 12 (2011) 2121",
+                "features that are rarely there; its steps only shrink",
+            ),
+            "rmsprop": Entry(
+                "s ← α s + (1 - α) g², v ← μ v + g / (√s + ε), p ← p - η v",
+                "Tieleman and Hinton, Coursera lecture 6.5 (2012)",
+                "losses whose scale drifts",
+            ),
+            "adam": Entry(
+                "m ← β₁ m + (1 - β₁) g, s ← β₂ s + (1 - β₂) g², p ← p - η m̂ / (√ŝ + ε) with m̂ = m / (1 - "
+                "β₁ᵗ), ŝ = s / (1 - β₂ᵗ)",
+                "Kingma and Ba, arXiv 1412.6980",
+                "to compare with others' results",
+            ),
+            "adamw": Entry(
+                "that of `adam`, and the weights decay", "Loshchilov and Hutter, arXiv 1711.05101", "the default"
+            ),
+            "nadam": Entry(
+                "p ← p - η (μₜ₊₁ m / (1 - ∏ᵗ⁺¹ μ) + (1 - μₜ) g / (1 - ∏ᵗ μ)) / (√ŝ + ε) with μₜ = β₁ (1 - ½ "
+                "0.96^(t ψ))",
+                "Dozat, ICLR workshop 2016",
+                "where Adam is slow at the beginning",
+            ),
+        },
+    ),
+    Strengths(
+        "Constants of the optimiser",
+        "Each is refused with an optimiser that has none of that name.",
+        TrainingSettings,
+        {
+            "learning_rate": Entry(
+                "the largest η",
+                "",
+                "the first thing to tune; `sgd` and `adagrad` want some ten times as much as `adam`",
+            ),
+            "batch_size": Entry("events of a step", "", "1 to `all`; larger ones want larger learning rates"),
+            "momentum": Entry("μ of `sgd` and `rmsprop`", "Polyak 1964", "0.9 with `sgd`"),
+            "nesterov": Entry("the momentum of `sgd` looks ahead", "Sutskever et al., ICML 2013", "with a momentum"),
+            "alpha": Entry("α of `rmsprop`", "Tieleman and Hinton 2012", "nearer to 1 for noisier gradients"),
+            "beta1": Entry("β₁ of `adam`, `adamw`, `nadam`", "arXiv 1412.6980", "seldom changed"),
+            "beta2": Entry("β₂ of `adam`, `adamw`, `nadam`", "arXiv 1412.6980", "0.99 for short trainings"),
+            "epsilon": Entry("ε, added to the root of the squares", "", "larger for tiny gradients"),
+            "momentum_decay": Entry("ψ of `nadam`", "Dozat 2016", "seldom changed"),
+        },
+    ),
+    Choice(
+        "Schedules",
+        "The learning rate of a step is `training.learning_rate` times a factor. e counts the epochs done, s "
+        "the steps done "
+        "and S those of the training.",
+        TrainingSettings,
+        "schedule",
+        Schedule,
+        {
+            "constant": Entry("1", "", "tests, and together with an average"),
+            "step": Entry("f^⌊e / n⌋, n = `schedule_every`, f = `schedule_factor`", "", "the textbook's"),
+            "multi_step": Entry(
+                "f to the number of `schedule_milestones` that are not above e", "", "recipes that say so"
+            ),
+            "exponential": Entry("f^⌊e⌋", "", "a smooth fall without an end"),
+            "cosine": Entry(
+                "½ (1 + cos(π s / S))",
+                "Loshchilov and Hutter, arXiv 1608.03983",
+                "a good fall where a warm-up goes before",
+            ),
+            "warm_restarts": Entry(
+                "½ (1 + cos(π u)), u the share done of the present period; the first has `schedule_every` "
+                "epochs, each further one `schedule_stretch` times as many as the one before",
+                "Loshchilov and Hutter, arXiv 1608.03983, eq. 5",
+                "several good minima on the way, step by step",
+            ),
+            "one_cycle": Entry(
+                "from 1/25 to 1 over 30% of the steps, then down to 4·10⁻⁶, both along half a cosine",
+                "Smith and Topin, arXiv 1708.07120",
+                "the default",
+            ),
+            "plateau": Entry(
+                "f^n, n the number of times that `schedule_patience` epochs have passed without a better "
+                "validation loss, counted anew each time",
+                "",
+                "the length of the training is not known",
+            ),
+        },
+    ),
+    Strengths(
+        "Constants of the schedule",
+        "Each but the warm-up is refused with a schedule that has none of that name.",
+        TrainingSettings,
+        {
+            "warm_up": Entry(
+                "in the first w epochs of W steps the factor is (s + 1) / (W + 1) times the first one of the schedule",
+                "Goyal et al., arXiv 1706.02677",
+                "large learning rates, and Adam, whose first steps rest on few gradients",
+            ),
+            "schedule_every": Entry(
+                "n of `step`; epochs of the first period of `warm_restarts`", "", "a third of the epochs, or fewer"
+            ),
+            "schedule_factor": Entry(
+                "f of `step`, `multi_step`, `exponential` and `plateau`", "", "nearer to 1 the more often it counts"
+            ),
+            "schedule_milestones": Entry(
+                "numbers of epochs after which the rate of `multi_step` falls", "", "where losses have flattened before"
+            ),
+            "schedule_stretch": Entry(
+                "of `warm_restarts`: how much longer each period is", "arXiv 1608.03983", "1 or 2"
+            ),
+            "schedule_patience": Entry("epochs of `plateau` without a better validation loss", "", "below `patience`"),
+            "schedule_reductions": Entry(
+                "how often the rate of `plateau` falls; where it would once more, the training stops", "", "2 to 5"
+            ),
+        },
+    ),
+    Choice(
+        "Averages of weights",
+        "a is validated, kept and stopped on in place of the weights p; the training is not changed.",
+        TrainingSettings,
+        "averaging",
+        Averaging,
+        {
+            "none": Entry("a = p", "", "the default"),
+            "ema": Entry(
+                "a ← d a + (1 - d) p after each step, d = `averaging_decay`; the first step sets a = p",
+                "Polyak and Juditsky 1992",
+                "smoother validation losses under any schedule; 1 / (1 - d) steps should be well below those "
+                "of the training",
+            ),
+            "swa": Entry(
+                "mean over the ends of the epochs after `averaging_start` of them",
+                "Izmailov et al., arXiv 1803.05407",
+                "with a constant or restarted learning rate, whose end would otherwise be noise",
+            ),
+        },
+    ),
+    Strengths(
+        "Constants of the average",
+        "Each is refused with an average that has none of that name.",
+        TrainingSettings,
+        {
+            "averaging_decay": Entry("d of `ema`", "", "see `ema`"),
+            "averaging_start": Entry("of `swa`: share of the epochs before the average begins", "", "see `swa`"),
+        },
+    ),
+    Strengths(
+        "Regularisation",
+        "Penalties and norms act on the weight matrices, not on biases and scales; noise is there in training "
+        "alone, and new in every step.",
+        TrainingSettings,
+        {
+            "weight_decay": Entry(
+                "w ← w - η λ w in each step of rate η, beside the gradient's",
+                "Loshchilov and Hutter, arXiv 1711.05101",
+                "the default; what AdamW is made for",
+            ),
+            "l1": Entry(
+                "λ Σ|w| in the loss, so that λ sign(w) joins the gradient",
+                "Tibshirani, J. R. Stat. Soc. B 58 (1996) 267",
+                "to make many weights small enough to leave them out",
+            ),
+            "l2": Entry(
+                "λ/2 Σ w² in the loss, so that λ w joins the gradient",
+                "Krogh and Hertz, NIPS 1991",
+                "with plain gradient descent; an adaptive optimiser rescales it, where `weight_decay` is better",
+            ),
+            "max_norm": Entry(
+                "the weights into a unit are scaled down to a norm of at most c after each step",
+                "Srebro and Shraibman, COLT 2005; Srivastava et al. 2014",
+                "with dropout and large learning rates; 3 to 4",
+            ),
+            "input_noise": Entry(
+                "normal noise of this standard deviation on standardised values that are there",
+                "Bishop, Neural Computation 7 (1995) 108",
+                "few events; about 0.1",
+            ),
+            "label_noise": Entry(
+                "each label is drawn anew from all classes with this probability",
+                "Xie et al. (DisturbLabel), arXiv 1605.00055",
+                "in the mean it is `label_smoothing`, which is steadier",
+            ),
+            "weight_noise": Entry(
+                "gradients are taken at w + noise, normal with this standard deviation",
+                "Graves, NIPS 2011",
+                "to look for flat minima; some hundredths",
+            ),
+            "clip_norm": Entry(
+                "a network's gradient, penalties included, is scaled down to a norm of at most c",
+                "Pascanu, Mikolov and Bengio, arXiv 1211.5063",
+                "always; heavy weights make large gradients",
+            ),
+        },
+    ),
+    Strengths(
+        "Stops",
+        "Each ends a network's training after an epoch, whichever comes first; the network of the best epoch is kept "
+        "either way. E is the loss of the validation events.",
+        TrainingSettings,
+        {
+            "epochs": Entry("so many epochs are done", "", "with `one_cycle` and `cosine`, which plan for it"),
+            "patience": Entry("so many epochs without a smaller E", "", "the default"),
+            "stop_gap": Entry(
+                "E minus the training loss is more than so many nats",
+                "",
+                "to stop before training events are learned by heart; dropout and noise raise the training loss",
+            ),
+            "stop_generalisation": Entry(
+                "GL = 100 (E / E_best - 1) is more than so many per cent",
+                "Prechelt, Early Stopping - But When?, LNCS 1524 (1998) 55, section 2.1",
+                "learning rates that hardly change; E must be above 0, which negative weights don't promise",
+            ),
+        },
+    ),
+)
+
+
+def page() -> str:
+    """The text of `docs/models.md`."""
+    return "\n".join([INTRODUCTION, *("\n".join([*section.lines(), ""]) for section in PAGE)])
+
+
+def _default(settings: Settings, key: str) -> str:
+    """The default of a key, as YAML has it."""
+    value = next(field.default for field in fields(settings) if field.name == key)
+    if value is None:
+        own: dict[Any, list[str]] = {}
+        for choice, names in (pair for choices in CONSTANTS.values() for pair in choices.items()):
+            if key in names:
+                own.setdefault(names[key], []).append(choice)
+        if len(own) > 1:
+            return "; ".join(f"{', '.join(choices)}: {_yaml(default)}" for default, choices in own.items())
+        return _yaml(next(iter(own), None))
+    return _yaml(value)
+
+
+def _yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else f"{value}"
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return "| " + " | ".join([f"`{name}`", *(cell.replace("|", "\\|") for cell in cells)]) + " |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
