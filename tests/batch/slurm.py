@@ -152,10 +152,14 @@ class Slurm:
         """The daemons and the processes of jobs, whoever their parent is by now."""
         return [
             process
-            for process in psutil.process_iter(["environ", "cwd"])
-            if (process.info["environ"] or {}).get("SLURM_CONF") == str(self.configuration)
-            # A job's own daemon, slurmstepd, writes over its environment.
-            or (process.info["cwd"] or "").startswith(str(self.folder))
+            for process in psutil.process_iter(["environ", "cwd", "cmdline"])
+            if (
+                (process.info["environ"] or {}).get("SLURM_CONF") == str(self.configuration)
+                # A job's own daemon, slurmstepd, writes over its environment.
+                or (process.info["cwd"] or "").startswith(str(self.folder))
+            )
+            # Python's own, which serves this process beyond the end of Slurm.
+            and not any("resource_tracker" in part for part in process.info["cmdline"] or ())
         ]
 
 
