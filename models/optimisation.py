@@ -9,6 +9,7 @@ operations act on the rows of all, and nothing waits for the host. `tests/test_o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -34,7 +35,7 @@ def clip(gradients: Tensor, largest: Tensor) -> Tensor:
     return gradients * shares.to(gradients.dtype)  # (M, P)
 
 
-class Optimiser:
+class Optimiser(ABC):
     """What all optimisers have: a state, and constants of each member.
 
     Attributes:
@@ -94,6 +95,7 @@ class Optimiser:
         parameters[:, : self.decaying].mul_(keeps)
         self._move_all(parameters, gradients, rates, active)
 
+    @abstractmethod
     def _move(
         self, row: Tensor, gradient: Tensor, state: Mapping[str, Tensor], rate: float, own: Mapping[str, float]
     ) -> None:
@@ -106,11 +108,10 @@ class Optimiser:
             rate: Its learning rate.
             own: Its constants.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _move_all(self, parameters: Tensor, gradients: Tensor, rates: Tensor, active: Tensor) -> None:
         """Move all members, which have decayed; arguments as `step`, with rates of 0 for those that stand still."""
-        raise NotImplementedError
 
     def _decay(self, row: Tensor, rate: float, own: Mapping[str, float]) -> None:
         """Let one member's weights decay, where a kernel of torch's does not do so itself."""

@@ -14,6 +14,7 @@ import shlex
 import socket
 import time
 import uuid
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,6 +188,7 @@ class JobsProxy(GroupProxy):
         self.complete_description(config, groups, _megabytes(given, "memory"))
         return config
 
+    @abstractmethod
     def complete_description(self, config: Any, groups: Path, memory: int) -> None:
         """Add what a batch system wants to know.
 
@@ -195,7 +197,6 @@ class JobsProxy(GroupProxy):
             groups: What the job runs.
             memory: In MB.
         """
-        raise NotImplementedError
 
     def create_job_file(self, number: int, branches: Sequence[int]) -> dict[str, Any]:
         """Write the description of a job, and note where its log will be."""
