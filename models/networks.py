@@ -179,7 +179,12 @@ class Dense:
 
     def linear(self, parameters: Mapping[str, Tensor], layer: int, hidden: Tensor) -> Tensor:
         """One matrix product: ``[M, K·B, H']`` from ``[M, K·B, H]``."""
-        return torch.baddbmm(parameters[f"bias{layer}"], hidden, parameters[f"weight{layer}"])  # (M, K·B, H')
+        bias, weight = parameters[f"bias{layer}"], parameters[f"weight{layer}"]  # (M, 1, H'), (M, H, H')
+        if hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu":
+            # There the product of one matrix rounds a few numbers in a million otherwise than that of several does.
+            own = [torch.addmm(*each) for each in zip(bias, hidden, weight, strict=True)]  # (K·B, H') each
+            return torch.stack(own)  # (M, K·B, H')
+        return torch.baddbmm(bias, hidden, weight)  # (M, K·B, H')
 
     def last(self, parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
         """The last layer: ``[M, K·B, outputs]`` from ``[M, K·B, H]``."""

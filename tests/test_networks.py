@@ -18,7 +18,7 @@ from torch.nn import functional
 from models.dropout import Dropout
 from models.initialisation import matrix_start
 from models.losses import cross_entropy
-from models.networks import Classifier, Step, stack_statistics
+from models.networks import Classifier, Dense, Step, stack_statistics
 from models.preprocessing import Signature, Standardisation
 from models.settings import (
     Activation,
@@ -506,3 +506,17 @@ class TestDropout:
                         hidden = hidden * masks[layer][member].view(stack.submodels, 64, -1)[number]
                         layer += 1
                 assert (logits[member, number] - hidden).abs().max() < 1e-10
+
+
+def test_a_product_in_bfloat16_is_the_same_alone_and_in_a_stack() -> None:
+    """torch's batched product of one matrix differs from that of two in one of some thousand batches."""
+    network = Dense(ModelSettings(hidden=(2,)), 9, 2)
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(torch.bfloat16)
+
+    for _ in range(3000):
+        hidden, parameters = draw(2, 128, 9), {"weight0": draw(2, 9, 2), "bias0": draw(2, 1, 2)}
+        alone = network.linear({name: value[:1] for name, value in parameters.items()}, 0, hidden[:1])
+        assert torch.equal(network.linear(parameters, 0, hidden)[:1], alone)
