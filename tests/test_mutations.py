@@ -13,7 +13,7 @@ import pytest
 
 import workflow.base
 from analysis.config import Analysis, Configuration, load_analysis
-from models.settings import CONSTANTS
+from tests.test_slices import IDLE
 from workflow.plan import Plan
 from workflow.tasks import Report
 
@@ -123,15 +123,7 @@ FIXED = (
     "processes.*.data",
     "processes.*.where",
     "processes.*.normalisation",
-    "model.initial_constant",
-    # Constants of choices that are not made.
-    *(
-        f"training.{name}"
-        for key in ("optimiser", "schedule", "averaging", "loss")
-        for own in CONSTANTS[key].values()
-        for name in own
-        if name not in CONSTANTS["optimiser"]["adamw"]
-    ),
+    *(f"*.{name}" for name in IDLE),
     "classes.processes.top",
     "classes.processes.diboson",
 )

@@ -103,7 +103,7 @@ def test_defaults_in_the_documentation_are_those_of_the_code() -> None:
     assert f"| share of hidden units dropped in a step | {model.dropout} |" in text
     assert f"| {training.epochs}, {training.batch_size} |" in text
     assert f"| {training.optimiser}, {training.learning_rate:g} |" in text
-    rows = dict(re.findall(r"^\| `training\.([a-z_0-9]+)` \| .* \| ([^|]*) \|$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(?:model|training)\.([a-z_0-9]+)` \| .* \| ([^|]*) \|$", text, re.MULTILINE))
     for choices in CONSTANTS.values():
         for name in {name for own in choices.values() for name in own}:
             defaults = {choice: own[name] for choice, own in choices.items() if name in own}

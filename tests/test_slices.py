@@ -15,6 +15,7 @@ import pytest
 
 import workflow.tasks
 from analysis.config import Configuration
+from models.settings import CONSTANTS
 from tests.toy import toy
 from workflow.base import Given, Task
 from workflow.lineage import walk
@@ -25,6 +26,11 @@ STEPS = [step for step in STEPS if issubclass(step, Task)]
 
 # Every network is one of so many, and none knows how many: the slice holds 1 always.
 CONSTANT = {"TrainingSettings.members"}
+
+IDLE = {name for choices in CONSTANTS.values() for own in choices.values() for name in own} - {
+    *CONSTANTS["optimiser"]["adamw"]
+}
+"""Constants of choices that the defaults do not make."""
 
 
 class Recorder:
@@ -70,7 +76,8 @@ def test_every_declared_field_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
             names = [name.rstrip("/") for name in step.files()]
             step.write(names, partial(step.compute, recorder(step.settings), step.given()))
     assert {"SelectionSettings.cuts", "TrainingSettings.learning_rate", "TableSettings.duplicates"} <= recorder.read
-    assert recorder.declared - recorder.read == CONSTANT
+    unread = recorder.declared - recorder.read
+    assert {name for name in unread if name.partition(".")[2] not in IDLE} == CONSTANT
 
 
 @dataclasses.dataclass(frozen=True)
