@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -318,13 +317,12 @@ def test_jobs_of_a_run_that_lives_are_looked_at_only(
     """Its notes are those of a process that was killed while its job waited."""
 
     def interrupted(*_: object) -> None:
-        if threading.current_thread() is threading.main_thread():  # others have to sleep too
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     first = Queue(one_job, monkeypatch, lambda _: "PENDING")
     with monkeypatch.context() as patch:
         patch.setattr(first.proxy, "take_back", lambda: None)
-        patch.setattr("time.sleep", interrupted)
+        patch.setattr(batch, "sleep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             first.run()
     notes = Path(first.proxy._notes.abspath)
@@ -339,7 +337,7 @@ def test_jobs_of_a_run_that_lives_are_looked_at_only(
     def enough(*_: object) -> None:
         second.made(0, 1, 2)
 
-    monkeypatch.setattr("time.sleep", enough)
+    monkeypatch.setattr(batch, "sleep", enough)
     assert second.run() == {0: None, 1: None, 2: None}
     assert second.descriptions == []
     assert second.cancelled == ([] if lives else [1])
@@ -356,7 +354,7 @@ def test_ctrl_c_twice_leaves_no_job(one_job: TrainFolds, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("time.sleep", interrupted)
+        patch.setattr(batch, "sleep", interrupted)
         patch.setattr(queue.proxy.job_manager, "cancel_batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             queue.run()

@@ -12,12 +12,12 @@ import os
 import re
 import shlex
 import socket
-import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import law
@@ -126,7 +126,7 @@ class JobsProxy(GroupProxy):
                 jobs = self.job_data.jobs.values()
                 if not left and not any(job["status"] == self.job_manager.RUNNING for job in jobs):
                     return
-                time.sleep(self._profile.poll)
+                sleep(self._profile.poll)
         finally:
             self.take_back()
 
@@ -225,7 +225,7 @@ class JobsProxy(GroupProxy):
                 continue
             if job["status"] == manager.FINISHED and not self._settled(job["branches"]):
                 job["error"] = "it ended without its outputs"
-                if time.monotonic() - self._ended.setdefault(number, time.monotonic()) < LATE:
+                if monotonic() - self._ended.setdefault(number, monotonic()) < LATE:
                     job["status"] = manager.RUNNING
                     continue
             if not self._settled(job["branches"]):
