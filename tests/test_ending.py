@@ -279,7 +279,7 @@ def test_a_training_whose_head_ends_is_kept_and_goes_on(
 
 def test_a_worker_that_is_ended_is_said_and_all_networks_are_kept(longer: Law) -> None:
     """The executor ends the other workers, whose networks are kept too."""
-    with started(longer, *arguments(longer, epochs=1_000_000)) as head:
+    with started(longer, *arguments(longer, epochs=100_000)) as head:
         head.wait_for(2)
         workers = psutil.Process(head.process.pid).children()
         max(workers, key=lambda p: sum(p.cpu_times()[:2])).terminate()
@@ -293,9 +293,9 @@ def test_a_worker_that_is_ended_is_said_and_all_networks_are_kept(longer: Law) -
 
 def test_a_run_that_waits_for_another_ends_at_once(longer: Law) -> None:
     """What it waits for may take hours."""
-    with started(longer, *arguments(longer, epochs=1_000_000)) as first:
+    with started(longer, *arguments(longer, epochs=100_000)) as first:
         first.wait_for(2)
-        with started(longer, *arguments(longer, epochs=1_000_000)) as second:
+        with started(longer, *arguments(longer, epochs=100_000)) as second:
             second.wait_until(lambda said: "another run" in said)
             workers = psutil.Process(second.process.pid).children(recursive=True)
             second.process.terminate()

@@ -279,7 +279,7 @@ def test_debug_shows_the_traceback_of_a_mistake(law: Law) -> None:
 @pytest.fixture
 def training(law: Law) -> Iterator[subprocess.Popen[str]]:
     """A run in the middle of a training that would take for ever."""
-    endless = ("--set", "training.epochs=1000000", "--set", "training.patience=null")
+    endless = ("--set", "training.epochs=100000", "--set", "training.patience=null")
     head = law.start("TrainFolds", "--analysis", law.analysis, *endless)
     assert head.stderr is not None
     for line in head.stderr:
