@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -181,9 +181,7 @@ class Dense:
         """One matrix product: ``[M, K·B, H']`` from ``[M, K·B, H]``."""
         bias, weight = parameters[f"bias{layer}"], parameters[f"weight{layer}"]  # (M, 1, H'), (M, H, H')
         if hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu":
-            # There the product of one matrix rounds a few numbers in a million otherwise than that of several does.
-            own = [torch.addmm(*each) for each in zip(bias, hidden, weight, strict=True)]  # (K·B, H') each
-            return torch.stack(own)  # (M, K·B, H')
+            return _own_products(bias, hidden, weight)  # (M, K·B, H')
         return torch.baddbmm(bias, hidden, weight)  # (M, K·B, H')
 
     def last(self, parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
@@ -265,6 +263,42 @@ class TabM(Dense):
         own = hidden.view(bias.shape[0] * bias.shape[1], -1, hidden.shape[-1])  # (M·K, B, H)
         product = torch.baddbmm(bias.flatten(0, 1), own, weight.flatten(0, 1))  # (M·K, B, H')
         return product.view(len(hidden), -1, product.shape[-1])  # (M, K·B, H')
+
+
+class _OwnProducts(torch.autograd.Function):
+    """`torch.baddbmm` by one product for each member, each written where it belongs.
+
+    In bfloat16 on a processor the product of one matrix rounds a few numbers in a million otherwise than that of
+    several does, so that a member's numbers would depend on whether it is alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        product = hidden.new_empty(*hidden.shape[:2], weight.shape[2])  # (M, K·B, H')
+        for own in zip(bias, hidden, weight, product, strict=True):
+            torch.addmm(*own[:3], out=own[3])  # (K·B, H')
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        hidden, weight = ctx.saved_tensors
+        by_hidden = _products(slope, weight.transpose(1, 2)) if ctx.needs_input_grad[1] else None  # (M, K·B, H)
+        return slope.sum(dim=1, keepdim=True), by_hidden, _products(hidden.transpose(1, 2), slope)
+
+
+def _own_products(bias: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
+    """Return ``[M, K·B, H']`` from biases ``[M, 1, H']``, units ``[M, K·B, H]`` and matrices ``[M, H, H']``."""
+    product: Tensor = _OwnProducts.apply(bias, hidden, weight)  # type: ignore[no-untyped-call]
+    return product
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """`torch.bmm` by one product for each member: ``[M, n, p]`` from ``[M, n, m]`` and ``[M, m, p]``."""
+    product = left.new_empty(left.shape[0], left.shape[1], right.shape[2])  # (M, n, p)
+    for own in zip(left, right, product, strict=True):
+        torch.mm(*own[:2], out=own[2])  # (n, p)
+    return product
 
 
 def _whole(hidden: Tensor) -> Tensor:
