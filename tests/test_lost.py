@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import luigi
 import pytest
 
@@ -100,6 +101,34 @@ def test_a_group_that_kills_its_workers_is_given_up(executor: DaskExecutor, tmp_
     assert ended["dies"] is not None
     assert ended["dies"].message.startswith(f"{LOSSES} workers were lost under it, the last one at tls://127.0.0.1:")
     assert began(dies) == LOSSES
+
+
+def test_a_worker_has_the_time_that_it_needs_to_come_back(executor: DaskExecutor, tmp_path: Path) -> None:
+    cluster: Any = executor._cluster
+    nannies = dict(cluster.workers)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):
+        ended, _ = outcomes(executor, groups(tmp_path, "dies_once"))
+    assert ended == {"dies_once": None}
+    assert cluster.workers == nannies
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_workers_whose_nannies_have_given_up_are_started_anew(
+    executor: DaskExecutor, tmp_path: Path, forgotten: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflow.execution.dask.LOOK", 0.1)
+    cluster: Any = executor._cluster
+
+    async def give_up() -> None:
+        for nanny in list(cluster.workers.values()):
+            await nanny.close()
+        if forgotten:
+            cluster.workers.clear()
+
+    cluster.sync(give_up)
+    assert executor.workers() == 0
+    ended, _ = outcomes(executor, groups(tmp_path, "well", "dies_once"))
+    assert ended == {"well": None, "dies_once": None}
 
 
 @pytest.mark.parametrize("executor", [{"gpus": 1}], indirect=True)

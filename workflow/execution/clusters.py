@@ -254,10 +254,17 @@ def start(
 
 def _local_cluster(chosen: Profile, folder: Path, security: Security, starts: int = STARTS) -> Any:
     """Start workers on this machine; anew if one is lost before all are there, for which dask has no remedy."""
-    from distributed import LocalCluster
+    from distributed import LocalCluster, SpecCluster
+
+    class Patient(LocalCluster):
+        """One whose workers may take as long as they need to come back."""
+
+        def _update_worker_status(self, op: str, msg: Any) -> None:
+            # That of SpecCluster ends a lost worker which its nanny has not brought back within 15 s, and forgets it.
+            super(SpecCluster, self)._update_worker_status(op, msg)
 
     try:
-        return LocalCluster(
+        return Patient(
             n_workers=chosen.most,
             threads_per_worker=1,
             processes=True,
@@ -279,6 +286,19 @@ def _local_cluster(chosen: Profile, folder: Path, security: Security, starts: in
                 "short: fewer workers in its section of law.cfg need less."
             ) from error
         return _local_cluster(chosen, folder, security, starts - 1)
+
+
+def replace_lost(cluster: Any, count: int) -> None:
+    """Start workers of this machine anew whose nannies have given up: without any, groups would wait for ever."""
+    from distributed.core import Status
+
+    async def work() -> None:
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status in (Status.closed, Status.failed):
+                del cluster.workers[name]
+        cluster.scale(count)
+
+    cluster.sync(work)
 
 
 def _batch_cluster(

@@ -8,19 +8,30 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import cache
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import law
 
 from analysis.errors import UserError
-from workflow.execution.clusters import Profile, profile_of, say_dashboard, start, variables_of, with_more_memory
+from workflow.execution.clusters import (
+    Profile,
+    profile_of,
+    replace_lost,
+    say_dashboard,
+    start,
+    variables_of,
+    with_more_memory,
+)
 from workflow.execution.executor import LOSSES, Failure, Group, GroupProxy, Losses, Message, close_at_end
 from workflow.execution.shipping import Shipped, ship
 from workflow.store import store_folder
 
 if TYPE_CHECKING:
     from distributed import Future
+
+LOOK = 5.0
+"""Seconds between two looks at whether workers of this machine are there."""
 
 
 class DaskProxy(GroupProxy):
@@ -120,7 +131,7 @@ class DaskExecutor:
         futures = {self._send(group): group for group in groups}
         try:
             while futures:
-                future = None if self._hopeless else self._ended.get()
+                future = self._next_ended()
                 if future is None:
                     raise UserError(
                         f"--cluster {self._profile.name}: {self._hopeless}\n"
@@ -156,6 +167,16 @@ class DaskExecutor:
         if larger and more:
             hear(Message(larger[0].number, "said", f"{len(larger)} groups need more memory: {more.memory}\n"))
             yield from dask_executor(more, self._variables, self._shipped).submit(larger, hear)
+
+    def _next_ended(self) -> Future[Any] | None:
+        """Wait for a group to end, and see to it that there are workers meanwhile; None where there is no hope."""
+        while not self._hopeless:
+            try:
+                return self._ended.get(timeout=LOOK)
+            except Empty:
+                if self._profile.kind == "local":
+                    replace_lost(self._cluster, self.slots)
+        return None
 
     def _send(self, group: Group) -> Future[Any]:
         from workflow.execution.workers import run
