@@ -35,13 +35,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from models import hashing
 from models.events import TrainingEvents
+from models.fitting import fit_transforms
 from models.losses import class_factors, cross_entropy
 from models.members import MemberPlan
 from models.networks import Classifier
-from models.preprocessing import Signature, encode, fit_standardisation
+from models.preprocessing import Signature, filled, presence
 from models.settings import ModelSettings, Precision, TrainingSettings
 from models.stack import _INITIAL, VALIDATION_ROWS
 from models.training import train
+from models.transforms import smooth_clip
 
 FEATURES, OBJECTS, SEED = 30, ("event", "jet1", "jet2"), 1
 COLUMNS = ("values", "present", "labels", "weights", "identity")
@@ -126,14 +128,13 @@ class Network(nn.Module):
 
     def __init__(self, job: Job, events: TrainingEvents, chosen: MemberPlan) -> None:
         super().__init__()
-        columns = (events.values, events.present, events.weights, events.labels)
-        fit = fit_standardisation(*(column[chosen.training] for column in columns))
-        self.register_buffer("mean", torch.from_numpy(fit.mean))
-        self.register_buffer("scale", torch.from_numpy(fit.scale))
+        classifier = Classifier(job.model, events.signature)
+        fit = fit_transforms(classifier.layout, events, [chosen.training])[0]
+        self.register_buffer("mean", torch.from_numpy(fit.tables["standardise.shift"][0]))
+        self.register_buffer("scale", torch.from_numpy(fit.tables["standardise.scale"][0]))
         self.register_buffer("membership", torch.from_numpy(events.signature.membership().astype(np.float32)))
         self.absent = nn.Parameter(torch.zeros(FEATURES))
         widths = (FEATURES + len(OBJECTS), *job.hidden, len(events.signature.classes))
-        classifier = Classifier(job.model, events.signature)
         stream = hashing.key(SEED, chosen.fold, chosen.index)
         initial = classifier.views(classifier.initial([hashing.key(stream, _INITIAL)]))
         layers: list[nn.Module] = []
@@ -147,7 +148,8 @@ class Network(nn.Module):
 
     def forward(self, values: Tensor, present: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """The sum of the losses of a batch."""
-        logits = self.layers(encode(values, present, (self.mean, self.scale), self.absent, self.membership))
+        numbers = filled(smooth_clip((values - self.mean) / self.scale), present, self.absent)
+        logits = self.layers(torch.cat([numbers, presence(present, self.membership)], dim=-1))
         return cross_entropy(logits[None, None], labels.unsqueeze(0), weights.unsqueeze(0))[0]
 
     def optimiser(self, job: Job, steps: int) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:

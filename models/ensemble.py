@@ -16,12 +16,13 @@ import numpy.typing as npt
 import torch
 
 from models.members import History, TrainedMember
-from models.networks import Classifier, stack_statistics
-from models.preprocessing import Signature, Standardisation
-from models.settings import ModelSettings, TrainingSettings
+from models.networks import Classifier
+from models.preprocessing import Signature
+from models.settings import InputSettings, ModelSettings, TrainingSettings
 from models.training import single_threaded
+from models.transforms import Transform, stack_transforms
 
-FORMAT = 3
+FORMAT = 4
 """Version of the file format; a file of another version is refused."""
 BLOCK = 1024
 """Events that are predicted at once. Blocks are padded: the shape decides how products are summed."""
@@ -64,17 +65,15 @@ class Ensemble:
         """The fold that each member left out, ``[M]``."""
         return np.array([member.fold for member in self.members], dtype=np.int64)
 
-    def stacked(
-        self, device: str = "cpu"
-    ) -> tuple[Classifier, dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-        """Return the network, its parameters ``[M, ...]`` by name, and means and scales ``[M, 1, F]``."""
+    def stacked(self, device: str = "cpu") -> tuple[Classifier, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Return the network, its parameters ``[M, ...]`` and the tables of its transforms, both by name."""
         classifier = Classifier(self.members[0].model, self.signature, device, self.members[0].training.loss)
         views = {}
         for name in (parameter.name for parameter in classifier.parameters):
             rows = [torch.from_numpy(member.parameters[name]) for member in self.members]
             views[name] = torch.stack(rows).to(device)  # (M, ...)
-        mean, scale = stack_statistics([member.standardisation for member in self.members])  # (M, 1, F) each
-        return classifier, views, (mean.to(device), scale.to(device))
+        tables = stack_transforms(member.transform for member in self.members)  # (M, 1 or Q, f) each
+        return classifier, views, {name: table.to(device) for name, table in tables.items()}
 
 
 def save_member(path: str | Path, member: TrainedMember) -> None:
@@ -100,8 +99,7 @@ def save_member(path: str | Path, member: TrainedMember) -> None:
         "events": member.events,
     }
     tensors = {f"parameters.{name}": value for name, value in member.parameters.items()}
-    tensors["standardisation.mean"] = member.standardisation.mean
-    tensors["standardisation.scale"] = member.standardisation.scale
+    tensors |= {f"transform.{name}": table for name, table in member.transform.tables.items()}
     save_file(tensors, path, metadata={"eventfold": json.dumps(description, sort_keys=True)})
 
 
@@ -128,16 +126,20 @@ def load_member(path: str | Path) -> TrainedMember:
     description = json.loads(metadata.get("eventfold", "{}"))
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')}; expected format {FORMAT}: train again.")
-    prefix = "parameters."
+    model = _tuples(description["model"]) | {"inputs": InputSettings.restored(description["model"]["inputs"])}
+
+    def named(prefix: str) -> dict[str, npt.NDArray[np.float32]]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
     return TrainedMember(
         fold=description["fold"],
         index=description["index"],
         seed=description["seed"],
         signature=Signature(**_tuples(description["signature"])),
-        model=ModelSettings(**_tuples(description["model"])),
+        model=ModelSettings(**model),
         training=TrainingSettings(**_tuples(description["training"])),
-        standardisation=Standardisation(tensors["standardisation.mean"], tensors["standardisation.scale"]),
-        parameters={n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)},
+        transform=Transform(named("transform.")),
+        parameters=named("parameters."),
         history=History(**_tuples(description["history"])),
         precision=description["precision"],
         best_epoch=description["best_epoch"],

@@ -27,22 +27,21 @@ BLOCK = 4096
 class _Routed(nn.Module):
     """The ensemble as a torch module with the inputs and outputs of the file."""
 
-    mean: Tensor
-    scale: Tensor
     folds: Tensor
 
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
-        self.classifier, views, (mean, scale) = ensemble.stacked()
+        self.classifier, views, tables = ensemble.stacked()
         self.views = nn.ParameterDict({name: nn.Parameter(view, False) for name, view in views.items()})
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
         self.register_buffer("folds", torch.from_numpy(ensemble.folds))
+        self.names = list(tables)
+        for number, table in enumerate(tables.values()):
+            self.register_buffer(f"table{number}", table)
 
     def forward(self, features: Tensor, fold: Tensor) -> tuple[Tensor, Tensor]:
         present = ~torch.isnan(features).unsqueeze(0)  # (1, N, F)
         views = {parameter.name: self.views[parameter.name] for parameter in self.classifier.parameters}
-        statistics = (self.mean, self.scale)  # (M, 1, F) each
+        statistics = {name: getattr(self, f"table{number}") for number, name in enumerate(self.names)}
         probabilities = self.classifier.probabilities(views, statistics, features.unsqueeze(0), present)  # (M, N, C)
         chosen = (fold.unsqueeze(0) == self.folds.unsqueeze(1)).to(probabilities.dtype)  # (M, N)
         # Without a network of that fold 0 / 0 makes the routed score NaN: no score is better than a wrong one.

@@ -47,6 +47,32 @@ class Start:
         return draws.sign() if self.kind == "signs" else self.centre + draws * self.scale
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter tensor of one member.
+
+    Attributes:
+        name: Its name, unique within the network.
+        shape: Its shape without the member axis.
+        start: The distribution of its first values.
+        decays: Whether weight decay acts on it.
+        trained: Whether it follows gradients; otherwise the network changes it as it sees events.
+        exact: Whether it stays in its own type where the network computes in another one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: Start = Start()
+    decays: bool = False
+    trained: bool = True
+    exact: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+
 def matrix_start(settings: ModelSettings, activation: str, inputs: int, outputs: int) -> Start:
     """Find the distribution that a weight matrix starts from.
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.preprocessing import Signature, Standardisation
+from models.preprocessing import Signature
 from models.settings import ModelSettings, TrainingSettings
+from models.transforms import Transform
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - the name says what happened
@@ -81,7 +82,7 @@ class TrainedMember:
         signature: Features, objects and classes.
         model: What the network is.
         training: How it was trained.
-        standardisation: Fitted on its training events.
+        transform: Of features to numbers, fitted on its training events.
         parameters: float32 tensors by name, those of the best epoch.
         history: Losses and learning rate per epoch.
         precision: ``fp32`` or ``bf16``: what ``training.precision`` meant on the device.
@@ -95,7 +96,7 @@ class TrainedMember:
     signature: Signature
     model: ModelSettings
     training: TrainingSettings
-    standardisation: Standardisation
+    transform: Transform
     parameters: dict[str, npt.NDArray[np.float32]]
     history: History
     precision: str

@@ -5,12 +5,12 @@ the configuration. `Classifier` puts the preprocessing in front and keeps all pa
 so that clipping, optimiser, best snapshots and stopping act on one ``[M, P]`` tensor.
 
 In the shape comments M is the number of members, K that of the submodels of each (1, unless the type is ``tabm``), B
-that of the events, F that of the features, O that of the objects, H a width and C the number of classes.
+that of the events, F that of the features, W that of the numbers that come of them, E that of the inputs that come of
+these, O that of the objects, H a width and C the number of classes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,11 +22,13 @@ from torch.nn import functional
 
 from models import hashing
 from models.dropout import Dropout
-from models.initialisation import Start, matrix_start
+from models.embeddings import Embeddings
+from models.initialisation import Parameter, Start, matrix_start
 from models.losses import probabilities
-from models.preprocessing import Signature, Standardisation, encode
+from models.preprocessing import Signature, filled, presence
 from models.regularisation import Regularisers
 from models.settings import Loss, ModelSettings
+from models.transforms import Layout, Tables
 
 
 def _linear(hidden: Tensor) -> Tensor:
@@ -45,33 +47,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": functional.sigmoid,
     "linear": _linear,
 }
-_ZEROS, _ONES = Start(), Start(centre=1.0)
+_ONES = Start(centre=1.0)
 _EPSILON = 1e-5  # of normalisations, as in torch
 _MOMENTUM = 0.1  # share of a batch in the running statistics, as in torch
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter tensor of one member.
-
-    Attributes:
-        name: Its name, unique within the network.
-        shape: Its shape without the member axis.
-        start: The distribution of its first values.
-        decays: Whether weight decay acts on it.
-        trained: Whether it follows gradients; otherwise the network changes it as it sees events.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    start: Start = _ZEROS
-    decays: bool = False
-    trained: bool = True
-
-    @property
-    def size(self) -> int:
-        """How many numbers it has."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -338,11 +316,14 @@ class Classifier:
             device: torch's name of the device on which the logits will be computed.
             loss: What it was trained on, which says what its logits mean.
         """
-        features, objects = len(signature.features), len(signature.objects)
         self.settings, self.loss = settings, loss
-        self.network = NETWORKS[settings.type](settings, features + objects, len(signature.classes))
-        # Absent values start from 0, the mean of the present ones.
-        parameters = (Parameter("absent", (1, features)), *self.network.parameters)
+        self.layout = Layout(signature.features, settings, device)
+        self.embeddings = Embeddings(settings, self.layout)
+        inputs = self.embeddings.width + len(signature.objects)
+        self.network = NETWORKS[settings.type](settings, inputs, len(signature.classes))
+        # Absent values start from 0, the mean of the present ones where these are standardised.
+        absent = Parameter("absent", (1, self.layout.width), exact=True)
+        parameters = (absent, *self.embeddings.parameters, *self.network.parameters)
         self.parameters = tuple(sorted(parameters, key=lambda p: (not p.decays, not p.trained)))
         self.decaying = sum(parameter.size for parameter in parameters if parameter.decays)
         self.trained = sum(parameter.size for parameter in parameters if parameter.trained)
@@ -374,7 +355,7 @@ class Classifier:
         views, start = {}, 0
         for parameter in self.parameters:
             view = rows[:, start : start + parameter.size].view(-1, *parameter.shape)  # (M, ...)
-            rounds = dtype is not None and parameter.trained and parameter.name != "absent"
+            rounds = dtype is not None and parameter.trained and not parameter.exact
             views[parameter.name] = view.to(dtype) if rounds else view
             start += parameter.size
         return views
@@ -382,7 +363,7 @@ class Classifier:
     def logits(
         self,
         views: Mapping[str, Tensor],
-        statistics: tuple[Tensor, Tensor],
+        statistics: Tables,
         values: Tensor,
         present: Tensor,
         step: Step | None = None,
@@ -391,7 +372,7 @@ class Classifier:
 
         Args:
             views: Parameters by name, ``[M, ...]``.
-            statistics: Mean and scale of the standardisation, ``[M, 1, F]`` each.
+            statistics: The tables of the transforms (`models.transforms.stack_transforms`).
             values: Features ``[M, B, F]``, or ``[1, B, F]`` for the same events in all networks.
             present: bool, like ``values``.
             step: The step of training; ``None`` to evaluate.
@@ -399,22 +380,17 @@ class Classifier:
         Returns:
             ``[M, K, B, classes]``, in the type of the statistics.
         """
-        membership = self.membership.to(statistics[0].dtype)  # (F, O)
-        inputs = encode(values, present, statistics, views["absent"], membership)  # (M, B, F + O)
+        numbers = self.layout.numbers(values, statistics)  # (M, B, W)
+        known, own = self.layout.known(present, statistics)  # (M, B, F), (M, B, W)
         if step is not None and step.regularisers is not None:
-            known = present & torch.isfinite(statistics[1])  # (M, B, F)
-            inputs = step.regularisers.noisy_inputs(inputs, known, step.keys)  # (M, B, F + O)
+            measured = own[..., : self.layout.measured]  # (M, B, W')
+            numbers = step.regularisers.noisy_inputs(numbers, measured, step.keys)  # (M, B, W)
+        numbers = filled(numbers, own, views["absent"])  # (M, B, W)
+        inputs = self.embeddings(views, statistics, numbers)  # (M, B, E)
+        inputs = torch.cat([inputs, presence(known, self.membership.to(inputs.dtype))], dim=-1)  # (M, B, E + O)
         kind = next(iter(views.values())).dtype
         return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, classes)
 
-    def probabilities(
-        self, views: Mapping[str, Tensor], statistics: tuple[Tensor, Tensor], values: Tensor, present: Tensor
-    ) -> Tensor:
+    def probabilities(self, views: Mapping[str, Tensor], statistics: Tables, values: Tensor, present: Tensor) -> Tensor:
         """Compute the probabilities of all members, means over their submodels: ``[M, B, classes]``."""
         return probabilities(self.logits(views, statistics, values, present), self.loss).mean(dim=1)  # (M, B, classes)
-
-
-def stack_statistics(fits: Sequence[Standardisation]) -> tuple[Tensor, Tensor]:
-    """Stack the standardisations of M members into means and scales, float32 ``[M, 1, F]`` each."""
-    mean, scale = (torch.stack([torch.from_numpy(getattr(fit, name)) for fit in fits]) for name in ("mean", "scale"))
-    return mean.unsqueeze(1), scale.unsqueeze(1)

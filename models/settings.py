@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
@@ -35,8 +35,12 @@ Precision = Literal["auto", "fp32", "bf16"]
 NetworkType = Literal["dense", "tabm"]
 Normalisation = Literal["none", "batch", "layer"]
 Sampling = Literal["plain", "weighted", "balanced"]
+NumberInput = Literal["standardise", "z_score", "robust", "quantile_normal", "min_max", "log"]
+InputKind = Literal["standardise", "z_score", "robust", "quantile_normal", "min_max", "log", "angle", "category"]
+CategoryEncoding = Literal["one_hot", "embedding"]
+NumberEmbedding = Literal["none", "periodic", "piecewise_linear"]
 
-Constant = float | bool | tuple[int, ...]
+Constant = float | bool | str | tuple[int, ...]
 CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
     "optimiser": {
         "sgd": {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
@@ -62,8 +66,101 @@ CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
         **{name: {} for name in get_args(Initialisation)},
         "constant": {"initial_constant": 0.1},
     },
+    "kind": {
+        **{name: {} for name in get_args(InputKind)},
+        "category": {"categories": 8, "encoding": "one_hot"},
+    },
+    "encoding": {"one_hot": {}, "embedding": {"dimension": 2}},
+    "embedding": {
+        "none": {},
+        "periodic": {"embedding_dimension": 8, "embedding_frequencies": 16, "embedding_scale": 0.1},
+        "piecewise_linear": {"embedding_dimension": 8, "embedding_bins": 16},
+    },
 }
 """The keys that belong to one choice or another, with their defaults there: ``CONSTANTS[key][choice]``."""
+
+
+@dataclass(frozen=True)
+class FeatureInput:
+    """How one feature becomes what the first layer sees; a constant of another kind than its own is refused.
+
+    Attributes:
+        kind: Of `models.transforms`.
+        categories: Of ``category``: the values, or how many of the heaviest ones in training are told apart; all others
+            are one category more, that of unknown values.
+        encoding: Of ``category``: ``one_hot``, an input for each; ``embedding``, learned numbers for each.
+        dimension: Of ``embedding``: how many numbers.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    kind: InputKind
+    categories: int | tuple[float, ...] | None = None
+    encoding: CategoryEncoding | None = None
+    dimension: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_constants(self, "kind")
+        if self.kind == "category":
+            if self.encoding is None:
+                object.__setattr__(self, "encoding", chosen(self, "kind")["encoding"])
+            _check_constants(self, "encoding")
+        else:
+            _require(self.dimension is None, "dimension", self.dimension, "none, as kind is not category")
+
+    @property
+    def values(self) -> tuple[float, ...] | None:
+        """The categories, if they are declared."""
+        found = chosen(self, "kind")["categories"]
+        return tuple(sorted(found)) if isinstance(found, (tuple, list)) else None
+
+    @property
+    def count(self) -> int:
+        """How many categories are told apart, beside that of unknown values."""
+        found = chosen(self, "kind")["categories"]
+        return len(found) if isinstance(found, (tuple, list)) else int(found)
+
+    @property
+    def width(self) -> int | None:
+        """How many numbers are learned for each category; None for one-hot."""
+        return int(chosen(self, "encoding")["dimension"]) if self.encoding == "embedding" else None
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How features become what the first layer sees.
+
+    Attributes:
+        default: Kind of all features that are not named.
+        features: Kind of others by name; a mapping where the kind has constants.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    default: NumberInput = "standardise"
+    features: dict[str, InputKind | FeatureInput] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        _require(self.default in get_args(NumberInput), "default", self.default, ", ".join(get_args(NumberInput)))
+        own = {
+            name: kind if isinstance(kind, FeatureInput) else FeatureInput(kind) for name, kind in self.features.items()
+        }
+        object.__setattr__(self, "features", own)
+
+    def of(self, feature: str) -> FeatureInput:
+        """How a feature becomes what the first layer sees."""
+        found = self.features.get(feature, self.default)
+        return found if isinstance(found, FeatureInput) else FeatureInput(found)
+
+    @classmethod
+    def restored(cls, written: dict[str, Any]) -> InputSettings:
+        """Those that `dataclasses.asdict` has written."""
+
+        def one(own: dict[str, Any]) -> FeatureInput:
+            listed = own["categories"]
+            return FeatureInput(**own | {"categories": tuple(listed) if isinstance(listed, list) else listed})
+
+        return cls(written["default"], {name: one(own) for name, own in written["features"].items()})
 
 
 @dataclass(frozen=True)
@@ -85,6 +182,14 @@ class ModelSettings:
             and Hinton, arXiv 1607.06450), by those over the units of each event.
         dropout: Share of hidden units that are set to zero in each training step (Srivastava et al. 2014).
         submodels: Of ``tabm``, how many networks share the matrices.
+        inputs: How features become what the first layer sees, by a default and by feature (`models.transforms`).
+        embedding: What is made of each number before the first layer: ``none``, it stays as it is; ``periodic``, sines
+            and cosines of learned frequencies; ``piecewise_linear``, how far it is through each of several bins; then a
+            matrix and ReLU for each feature (Gorishniy, Rubachev and Babenko, arXiv 2203.05556).
+        embedding_dimension: Numbers that come of each.
+        embedding_frequencies: Of ``periodic``, how many.
+        embedding_scale: Of ``periodic``, the standard deviation of the first ones, in periods per unit of the number.
+        embedding_bins: Of ``piecewise_linear``, how many; their edges are quantiles of the training events.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -98,6 +203,12 @@ class ModelSettings:
     normalisation: Normalisation = "none"
     dropout: float = 0.2
     submodels: int = 32
+    inputs: InputSettings = field(default_factory=InputSettings)
+    embedding: NumberEmbedding = "none"
+    embedding_dimension: int | None = None
+    embedding_frequencies: int | None = None
+    embedding_scale: float | None = None
+    embedding_bins: int | None = None
 
     def __post_init__(self) -> None:
         # Width 1 would turn matrix products into matrix-vector products, whose rounding depends on the stack.
@@ -105,6 +216,7 @@ class ModelSettings:
         _require(0 <= self.dropout <= 0.99, "dropout", self.dropout, "a share between 0 and 0.99")
         _require(self.submodels >= 1, "submodels", self.submodels, "at least 1")
         _check_constants(self, "initialisation")
+        _check_constants(self, "embedding")
         if self.connections == "residual":
             same = len(self.hidden) >= 2 and len(set(self.hidden)) == 1
             _require(same, "hidden", self.hidden, "two or more layers of one width, as connections is 'residual'")
@@ -298,6 +410,12 @@ def _increasing(milestones: tuple[int, ...]) -> bool:
     return all(before < after for before, after in pairwise((0, *milestones)))
 
 
+def _are_categories(found: int | tuple[float, ...]) -> bool:
+    if isinstance(found, (tuple, list)):
+        return 1 <= len(found) <= 256 and len(set(found)) == len(found) and all(abs(v) < 2**24 for v in found)
+    return 1 <= found <= 256
+
+
 _KEEPS = (lambda value: 0 <= value < 1, "a share from 0 to below 1")
 _COUNT = (lambda value: value >= 1, "at least 1")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -319,6 +437,14 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "initial_constant": (math.isfinite, "a finite number"),
     "averaging_decay": _KEEPS,
     "averaging_start": _KEEPS,
+    "categories": (_are_categories, "from 1 to 256, or a list of so many different numbers"),
+    "encoding": (lambda value: value in get_args(CategoryEncoding), "one_hot or embedding"),
+    # Width 1 would turn matrix products into matrix-vector products, whose rounding depends on the stack.
+    "dimension": (lambda value: value >= 2, "at least 2"),
+    "embedding_dimension": (lambda value: value >= 2, "at least 2"),
+    "embedding_frequencies": _COUNT,
+    "embedding_scale": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "embedding_bins": (lambda value: value >= 2, "at least 2"),
 }
 """For each constant, whether a value is one, and what is expected."""
 
@@ -329,14 +455,14 @@ def _require(condition: bool, name: str, found: object, expected: str) -> None:
         raise ValueError(f"{name} is {found!r}; expected {expected}.")
 
 
-def chosen(settings: ModelSettings | TrainingSettings, key: str) -> dict[str, Any]:
+def chosen(settings: ModelSettings | TrainingSettings | FeatureInput, key: str) -> dict[str, Any]:
     """The constants of the choice under a key of `CONSTANTS`, with its defaults."""
     own = CONSTANTS[key][getattr(settings, key)]
     given = {name: getattr(settings, name) for name in own}
     return {name: default if given[name] is None else given[name] for name, default in own.items()}
 
 
-def _check_constants(settings: ModelSettings | TrainingSettings, key: str) -> None:
+def _check_constants(settings: ModelSettings | TrainingSettings | FeatureInput, key: str) -> None:
     """Refuse constants that the choice under a key does not have, and values that make no sense."""
     choice = getattr(settings, key)
     if choice not in CONSTANTS[key]:

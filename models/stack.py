@@ -15,14 +15,15 @@ from models import hashing, sampling
 from models.checkpoint import Checkpoint, Place
 from models.dropout import Dropout
 from models.events import Counts, Mask, TrainingEvents, Window, Windows
+from models.fitting import fit_transforms
 from models.losses import Losses, class_factors
 from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
-from models.networks import Classifier, stack_statistics
+from models.networks import Classifier
 from models.optimisation import AVERAGES, OPTIMISERS
-from models.preprocessing import Standardisation, fit_standardisations
 from models.regularisation import Regularisers
 from models.schedules import factors, plateaus, warmed
 from models.settings import Loss
+from models.transforms import Transform, stack_transforms
 
 ROWS = 64
 """Batches are padded to a multiple of this many rows.
@@ -80,7 +81,7 @@ class State:
 
     plan: MemberPlan
     order: int  # its place among all plans
-    standardisation: Standardisation
+    transform: Transform
     events: tuple[int, int]  # to train and to stop on, of non-zero weight
     factors: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # of the classes, training and validation
     past: Counts  # steps before each of its epochs, and of all, [epochs + 1]
@@ -151,7 +152,7 @@ class Stack:
         windows: The events.
         states: What the host keeps, one for each member.
         parameters: ``[M, P]``.
-        statistics: Mean and scale of the standardisation, ``[M, 1, F]`` each.
+        statistics: Tables of the transforms, ``[M, 1, f]`` or ``[M, Q, f]`` each.
         optimiser: Acts on those that are trained, the first T of each row.
         average: Of the parameters, validated and kept in their place; ``None`` without one.
         largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
@@ -217,7 +218,7 @@ class Stack:
     ) -> list[State]:
         """Fit what depends on each member's events."""
         classes = len(events.signature.classes)
-        fits = fit_standardisations(events.values, events.present, events.weights, events.labels, training)
+        fits = fit_transforms(self.classifier.layout, events, training)
         epochs = range(max(plan.settings.epochs for plan in plans.values()))
         steps = [self.windows.steps(epoch, self.batch_size).sum(axis=0) for epoch in epochs]  # (M,) each
         past = np.cumsum([np.zeros_like(steps[0]), *steps], axis=0)  # (E + 1, M)
@@ -260,8 +261,8 @@ class Stack:
             self.average = AVERAGES[settings[0].averaging](self.parameters, rules.unsqueeze(1))
         self.order_keys = torch.tensor([hashing.key(s, _ORDER) for s in streams], device=self.device)  # (M,)
         self.keys = torch.tensor([hashing.key(s, _DROPOUT) for s in streams], device=self.device)  # (M,)
-        mean, scale = stack_statistics([state.standardisation for state in self.states])  # (M, 1, F) each
-        self.statistics = (mean.to(self.device), scale.to(self.device))
+        tables = stack_transforms(state.transform for state in self.states)  # (M, 1 or Q, f) each
+        self.statistics = {name: table.to(self.device) for name, table in tables.items()}
         factors = np.array([state.factors for state in self.states])  # (M, 2, C)
         self.training_factors = torch.from_numpy(factors[:, 0]).to(self.device)  # (M, C)
         self.validation_factors = torch.from_numpy(factors[:, 1]).to(self.device)  # (M, C)
@@ -407,7 +408,7 @@ class Stack:
         ):
             tensor = getattr(self, name)  # (M, ...)
             setattr(self, name, None if tensor is None else tensor[keep])
-        self.statistics = (self.statistics[0][keep], self.statistics[1][keep])
+        self.statistics = {name: table[keep] for name, table in self.statistics.items()}
         if self.dropout is not None:
             self.dropout.select(keep)
         self.optimiser.select(keep)
@@ -429,7 +430,7 @@ class Stack:
             signature=self.signature,
             model=state.plan.model,
             training=state.plan.settings,
-            standardisation=state.standardisation,
+            transform=state.transform,
             parameters={name: view[0].cpu().numpy().copy() for name, view in views.items()},
             precision=self.precision,
             history=History(tuple(state.training_loss), tuple(state.validation_loss), tuple(state.learning_rate)),

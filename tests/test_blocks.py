@@ -433,7 +433,8 @@ def test_a_step_without_regularisers_adds_none() -> None:
     model = ModelSettings(hidden=(6,))
     classifier = Classifier(model, SIGNATURE)
     rows = classifier.initial([1])
-    statistics = (torch.zeros(1, 1, 4), torch.ones(1, 1, 4))
+    ones = torch.ones(1, 1, 4)
+    statistics = {"standardise.shift": 0 * ones, "standardise.scale": ones, "seen": ones}
     values, present = torch.ones(1, 64, 4), torch.ones(1, 64, 4, dtype=torch.bool)
 
     def logits(step: Step | None) -> Tensor:

@@ -26,8 +26,9 @@ from models.ensemble import Ensemble, combine, predict
 from models.export import export_onnx
 from models.members import History, TrainedMember
 from models.networks import Classifier
-from models.preprocessing import Signature, Standardisation
+from models.preprocessing import Signature
 from models.settings import ModelSettings, TrainingSettings
+from models.transforms import Transform
 from workflow.costs import Cost, account
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,7 +83,13 @@ def untrained(signature: Signature, fold: int) -> TrainedMember:
         signature=signature,
         model=model,
         training=TrainingSettings(),
-        standardisation=Standardisation(np.full(count, 50, np.float32), np.full(count, 30, np.float32)),
+        transform=Transform(
+            {
+                "seen": np.ones((1, count), np.float32),
+                "standardise.shift": np.full((1, count), 50, np.float32),
+                "standardise.scale": np.full((1, count), 30, np.float32),
+            }
+        ),
         parameters={n: v[0].numpy().copy() for n, v in classifier.views(classifier.initial([fold])).items()},
         history=History((0.7,), (0.8,), (1e-3,)),
         precision="fp32",

@@ -20,8 +20,9 @@ from models.ensemble import Ensemble, combine, load_member, predict, save_member
 from models.export import check_onnx, export_onnx
 from models.members import History, TrainedMember
 from models.networks import Classifier
-from models.preprocessing import Signature, Standardisation
+from models.preprocessing import Signature
 from models.settings import Activation, Connections, Loss, ModelSettings, NetworkType, TrainingSettings
+from models.transforms import Transform
 
 SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "l1", "l2", "l2"), ("signal", "top", "other"))
 
@@ -40,8 +41,12 @@ def make_member(model: ModelSettings, fold: int, index: int = 0) -> TrainedMembe
         signature=SIGNATURE,
         model=model,
         training=TrainingSettings(patience=None),
-        standardisation=Standardisation(
-            random.normal(50, 10, 4).astype(np.float32), random.uniform(5, 20, 4).astype(np.float32)
+        transform=Transform(
+            {
+                "seen": np.ones((1, 4), np.float32),
+                "standardise.shift": random.normal(50, 10, (1, 4)).astype(np.float32),
+                "standardise.scale": random.uniform(5, 20, (1, 4)).astype(np.float32),
+            }
         ),
         parameters=noisy,
         history=History((0.7, 0.5), (0.8, 0.6), (1e-3, 1e-4)),
@@ -71,13 +76,14 @@ class TestFiles:
         save_member(tmp_path / "a.safetensors", member)
         found = load_member(tmp_path / "a.safetensors")
         for field in dataclasses.fields(member):
-            if field.name not in ("parameters", "standardisation"):
+            if field.name not in ("parameters", "transform"):
                 assert getattr(found, field.name) == getattr(member, field.name)
         assert found.parameters.keys() == member.parameters.keys()
         for name, value in member.parameters.items():
             assert np.array_equal(found.parameters[name], value)
-        assert np.array_equal(found.standardisation.mean, member.standardisation.mean)
-        assert np.array_equal(found.standardisation.scale, member.standardisation.scale)
+        assert found.transform.tables.keys() == member.transform.tables.keys()
+        for name, table in member.transform.tables.items():
+            assert np.array_equal(found.transform.tables[name], table)
         save_member(tmp_path / "b.safetensors", found)
         assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
@@ -93,7 +99,7 @@ class TestFiles:
         from safetensors.numpy import save_file
 
         save_file({"x": np.zeros(1)}, path)
-        with pytest.raises(ValueError, match="has format None; expected format 3"):
+        with pytest.raises(ValueError, match="has format None; expected format 4"):
             load_member(path)
 
     def test_an_ensemble_is_ordered_and_of_one_kind(self) -> None:

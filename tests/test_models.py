@@ -18,9 +18,9 @@ from torch.nn import functional
 from models import hashing
 from models.dropout import Dropout
 from models.losses import class_factors, cross_entropy
-from models.networks import ACTIVATIONS, NETWORKS, Classifier, Step, stack_statistics
+from models.networks import ACTIVATIONS, NETWORKS, Step
 from models.optimisation import AVERAGES, OPTIMISERS
-from models.preprocessing import Signature, encode, fit_standardisation
+from models.preprocessing import Signature
 from models.schedules import SCHEDULES
 from models.settings import CONSTANTS, Activation, Averaging, ModelSettings, Optimiser, Schedule, TrainingSettings
 
@@ -162,7 +162,7 @@ def _random_events(seed: int, count: int = 200) -> tuple[npt.NDArray[np.float32]
     return values, present
 
 
-class TestPreprocessing:
+class TestSignature:
     def test_signature(self) -> None:
         assert SIGNATURE.objects == ("event", "l1", "l2")
         assert SIGNATURE.membership().sum(axis=0).tolist() == [1, 2, 2]
@@ -172,85 +172,6 @@ class TestPreprocessing:
             Signature(("a", "a"), ("x", "x"), ("s", "b"))
         with pytest.raises(ValueError, match="at least two"):
             Signature(("a",), ("x",), ("s",))
-
-    def test_standardisation_against_weighted_moments(self) -> None:
-        values, present = _random_events(1)
-        random = np.random.default_rng(2)
-        labels = random.integers(0, 3, 200)
-        weights = random.normal(1, 1, 200) * np.array([0.01, 1, 50])[labels]
-        fit = fit_standardisation(values, present, weights, labels)
-        for feature in range(5):
-            there = present[:, feature]
-            sizes = np.abs(weights)
-            for label in range(3):
-                sizes = np.where(labels == label, sizes / sizes[labels == label].sum(), sizes)
-            x = values[there, feature].astype(np.float64)
-            mean = np.average(x, weights=sizes[there])
-            assert fit.mean[feature] == pytest.approx(mean, rel=1e-6)
-            assert fit.scale[feature] == pytest.approx(math.sqrt(np.cov(x, aweights=sizes[there], ddof=0)), rel=1e-6)
-
-    def test_standardisation_of_nothing_and_of_a_constant(self) -> None:
-        values = np.full((10, 2), 0.1, dtype=np.float32)
-        values[:, 0] = np.nan
-        present = np.tile([False, True], (10, 1))
-        fit = fit_standardisation(values, present, np.linspace(0.1, 0.7, 10), np.zeros(10, dtype=np.int64))
-        assert fit.mean.tolist() == [0, np.float32(0.1)]
-        assert fit.scale.tolist() == [math.inf, 1]
-
-    def test_a_feature_that_training_never_met_counts_as_absent(self) -> None:
-        """Its weights have learned nothing, whatever value it has elsewhere."""
-        statistics = (torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[math.inf, 1.0]]]))
-        values, absent = torch.tensor([[[150.0, 2.0]]]), torch.tensor([[[0.5, 0.7]]])
-        there = torch.tensor([[[True, True]]])
-        found = encode(values, there, statistics, absent, torch.eye(2))
-        missing = encode(values, torch.tensor([[[False, True]]]), statistics, absent, torch.eye(2))
-        assert torch.equal(found, missing)
-        assert found[0, 0, 2:].tolist() == [0, 1]
-
-    def test_encode(self) -> None:
-        statistics = (torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[2.0, 2.0, 2.0]]]))
-        membership = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-        values = torch.tensor([[[9.0, math.nan, 5.0], [math.inf, -7.0, -999.0]]])
-        present = torch.tensor([[[True, False, True], [False, False, False]]])
-        absent = torch.tensor([[[10.0, 20.0, 30.0]]])
-        found = encode(values, present, statistics, absent, membership)
-        clipped = [4 / math.sqrt(1 + (4 / 3) ** 2), 1 / math.sqrt(1 + (1 / 3) ** 2)]
-        assert found[0, 0].tolist() == pytest.approx([clipped[0], 20.0, clipped[1], 1.0, 1.0])
-        assert found[0, 1].tolist() == [10.0, 20.0, 30.0, 0.0, 0.0]
-
-    def test_encode_keeps_the_order_of_values_and_bounds_them(self) -> None:
-        values = torch.tensor([-3e38, -1e8, -100.0, -1.0, 0.0, 0.001, 1.0, 100.0, 1e8, 3e38]).view(1, 10, 1)
-        statistics = (torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1e-3))
-        present = torch.ones(1, 10, 1, dtype=torch.bool)
-        found = encode(values, present, statistics, torch.zeros(1, 1, 1), torch.ones(1, 1))[0, :, 0]
-        assert found.diff().min() >= 0
-        assert found.abs().max() == pytest.approx(3)
-        assert found[4] == 0
-
-    @pytest.mark.parametrize("garbage", [math.nan, math.inf, -math.inf, -999.0, 3e38])
-    def test_absent_values_do_not_matter(self, garbage: float) -> None:
-        values, present = _random_events(3)
-        random = np.random.default_rng(4)
-        labels, weights = random.integers(0, 3, 200), random.normal(1, 1, 200)
-        spoilt = np.where(present, values, np.float32(garbage))
-        fits = [fit_standardisation(v, present, weights, labels) for v in (values, spoilt)]
-        assert np.array_equal(fits[0].mean, fits[1].mean)
-        assert np.array_equal(fits[0].scale, fits[1].scale)
-
-        classifier = Classifier(ModelSettings(hidden=(8,)), SIGNATURE)
-        outcomes = []
-        for inputs in (values, spoilt):
-            views = classifier.views(classifier.initial([1, 2]))
-            for view in views.values():
-                view.requires_grad_()
-            there = torch.from_numpy(present).unsqueeze(0)
-            logits = classifier.logits(
-                views, stack_statistics([fits[0]] * 2), torch.from_numpy(inputs).unsqueeze(0), there
-            )
-            gradients = torch.autograd.grad(logits.square().sum(), list(views.values()))
-            outcomes.append([logits.detach(), *gradients])
-        assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
-        assert all(tensor.isfinite().all() for tensor in outcomes[1])
 
 
 class TestLosses:

@@ -18,8 +18,8 @@ from torch.nn import functional
 from models.dropout import Dropout
 from models.initialisation import matrix_start
 from models.losses import cross_entropy
-from models.networks import Classifier, Dense, Step, stack_statistics
-from models.preprocessing import Signature, Standardisation
+from models.networks import Classifier, Dense, Step
+from models.preprocessing import Signature
 from models.settings import (
     Activation,
     Connections,
@@ -155,9 +155,10 @@ class Stacked:
         for name, view in self.views.items():
             if name.startswith("variance"):
                 view.abs_()
-        fits = [Standardisation(*random.uniform(1, 2, (2, 5)).astype(np.float32)) for _ in range(3)]
-        mean, scale = stack_statistics(fits)
-        self.statistics = (mean.double(), scale.double())
+        moments = random.uniform(1, 2, (3, 2, 1, 5)).astype(np.float32).astype(np.float64)
+        self.mean, self.scale = torch.from_numpy(moments).unbind(1)  # (M, 1, F) each
+        seen = torch.ones_like(self.mean)
+        self.statistics = {"standardise.shift": self.mean, "standardise.scale": self.scale, "seen": seen}
         self.draw(events, random)
 
     def draw(self, events: int, random: np.random.Generator) -> None:
@@ -180,7 +181,7 @@ class Stacked:
     def inputs(self, member: int, absent: Tensor) -> Tensor:
         """What the first layer sees of a member's batch, by the formulas of the documentation."""
         there = self.present[member]
-        scaled = (self.values[member] - self.statistics[0][member]) / self.statistics[1][member]
+        scaled = (self.values[member] - self.mean[member]) / self.scale[member]
         filled = torch.where(there, scaled / (1 + scaled.square() / 9).sqrt(), absent)
         objects = torch.stack([there[:, 0], there[:, 1], there[:, 3]], dim=1).double()
         return torch.cat([filled, objects], dim=1)

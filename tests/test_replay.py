@@ -194,7 +194,7 @@ class Recorded:
     def places(self, stack: Stack, table: Table) -> dict[str, int]:
         """Where the tensors are that a step reads and changes."""
         tensors: dict[str, Tensor | None] = {name: getattr(stack, name) for name in (*self.STACK, *self.OTHERS)}
-        tensors |= {f"statistics{number}": tensor for number, tensor in enumerate(stack.statistics)}
+        tensors |= stack.statistics
         tensors |= stack.optimiser.state
         tensors |= stack.optimiser.constants
         if stack.average is not None:

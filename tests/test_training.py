@@ -22,10 +22,11 @@ from models.checkpoint import Checkpoint, Place
 from models.dropout import Dropout
 from models.ensemble import Ensemble, predict
 from models.events import Table, TrainingEvents
+from models.fitting import fit_transforms
 from models.losses import class_factors, cross_entropy
 from models.members import MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier, Step
-from models.preprocessing import Signature, fit_standardisation
+from models.preprocessing import Signature
 from models.replay import Replay
 from models.settings import (
     Activation,
@@ -40,6 +41,7 @@ from models.settings import (
 )
 from models.stack import Stack, precision_on
 from models.training import _take_step, best_device, gpu_name, single_threaded, train
+from models.transforms import Layout, stack_transforms
 
 SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "event", "l2", "l2"), ("signal", "background"))
 MODEL = ModelSettings(hidden=(17, 9), dropout=0.2)  # widths that fill no vector register
@@ -93,6 +95,16 @@ def make_plans(
     ]
 
 
+def standardisation(
+    events: TrainingEvents, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Mean and scale of each feature over some events, float32 ``[F]``."""
+    use = np.zeros(len(events.labels), dtype=np.bool_)
+    use[rows] = True
+    fit = fit_transforms(Layout(SIGNATURE.features, MODEL), events, [use])[0]
+    return fit.tables["standardise.shift"][0], fit.tables["standardise.scale"][0]
+
+
 def assert_equal(left: TrainedMember, right: TrainedMember) -> None:
     """Two networks are the same to the last bit."""
     assert (left.fold, left.index, left.best_epoch) == (right.fold, right.index, right.best_epoch)
@@ -100,8 +112,9 @@ def assert_equal(left: TrainedMember, right: TrainedMember) -> None:
     assert left.parameters.keys() == right.parameters.keys()
     for name, value in left.parameters.items():
         assert np.array_equal(value, right.parameters[name]), name
-    assert np.array_equal(left.standardisation.mean, right.standardisation.mean)
-    assert np.array_equal(left.standardisation.scale, right.standardisation.scale)
+    assert left.transform.tables.keys() == right.transform.tables.keys()
+    for name, table in left.transform.tables.items():
+        assert np.array_equal(table, right.transform.tables[name], equal_nan=True), name
 
 
 def differ(left: TrainedMember, right: TrainedMember) -> bool:
@@ -178,8 +191,8 @@ def test_gradients_of_one_step_alone_and_stacked(model: ModelSettings) -> None:
     """In double precision, of each member's loss by its own parameters."""
     events = make_events(200)
     classifier = Classifier(model, SIGNATURE)
-    fit = fit_standardisation(events.values, events.present, events.weights, events.labels)
-    mean, scale = (torch.from_numpy(x).double()[None, None, :] for x in (fit.mean, fit.scale))  # (1, 1, F)
+    fit = fit_transforms(classifier.layout, events, [np.ones(200, dtype=np.bool_)])
+    tables = {name: table.double() for name, table in stack_transforms(fit).items()}  # (1, 1, F) each
     rows = torch.from_numpy(np.random.default_rng(3).integers(0, 200, (4, 64)))  # (M, B)
     parameters = classifier.initial([11, 12, 13, 14]).double()  # (M, P)
     keys = torch.arange(4)
@@ -191,7 +204,7 @@ def test_gradients_of_one_step_alone_and_stacked(model: ModelSettings) -> None:
             torch.from_numpy(column)[rows[members]]
             for column in (np.nan_to_num(events.values), events.present, events.labels, events.weights)
         )
-        statistics = (mean.expand(len(members), -1, -1), scale.expand(len(members), -1, -1))
+        statistics = {name: table.expand(len(members), -1, -1) for name, table in tables.items()}
         dropout = Dropout([model.dropout] * len(members), model.hidden, torch.float64, "cpu")
         step = Step(keys[members], dropout, real[members])
         logits = classifier.logits(classifier.views(own), statistics, values.double(), present, step)
@@ -378,7 +391,7 @@ def test_two_epochs_against_a_plain_torch_loop() -> None:
 
     rows = np.flatnonzero(plan.training & (events.weights != 0))
     weights = events.weights * class_factors(events.weights[rows], events.labels[rows], 2)[events.labels]
-    fit = fit_standardisation(events.values[rows], events.present[rows], events.weights[rows], events.labels[rows])
+    mean, scale = standardisation(events, rows)
     stream = hashing.key(9, plan.fold, plan.index)
     start = Classifier(model, SIGNATURE)
     views = start.views(start.initial([hashing.key(stream, 1)]))
@@ -392,7 +405,7 @@ def test_two_epochs_against_a_plain_torch_loop() -> None:
 
         def forward(self, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
             there = torch.from_numpy(events.present[chosen])
-            scaled = torch.from_numpy((events.values[chosen] - fit.mean) / fit.scale)
+            scaled = torch.from_numpy((events.values[chosen] - mean) / scale)
             scaled = scaled / torch.sqrt(1 + (scaled / 3) ** 2)
             objects = torch.stack([there[:, 0], there[:, 2]], dim=1).float()
             hidden = torch.cat([torch.where(there, scaled, self.absent), objects], dim=1)
@@ -557,9 +570,9 @@ def test_standardisation_comes_from_the_training_events_alone() -> None:
     events, plan = make_events(), make_plans()[1]
     trained = train(events, [plan])[0]
     rows = plan.training
-    fit = fit_standardisation(events.values[rows], events.present[rows], events.weights[rows], events.labels[rows])
-    assert trained.standardisation.mean == pytest.approx(fit.mean, rel=1e-6)
-    assert trained.standardisation.scale == pytest.approx(fit.scale, rel=1e-6)
+    mean, scale = standardisation(events, rows)
+    assert trained.transform.tables["standardise.shift"][0] == pytest.approx(mean, rel=1e-6)
+    assert trained.transform.tables["standardise.scale"][0] == pytest.approx(scale, rel=1e-6)
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -655,10 +668,10 @@ def assert_recordable(model: ModelSettings, training: TrainingSettings) -> None:
         assert stack.dropout is not None
         owners = [stack, stack.optimiser, stack.losses, stack.regularisers]
         owners += [] if stack.average is None else [stack.average]
-        for owner in (*owners, stack.classifier, stack.dropout):
+        for owner in (*owners, stack.classifier, stack.classifier.layout, stack.dropout):
             moved(owner)
         stack.dropout.banks = {width: bank.to("meta") for width, bank in stack.dropout.banks.items()}
-        stack.statistics = (stack.statistics[0].to("meta"), stack.statistics[1].to("meta"))
+        stack.statistics = {name: table.to("meta") for name, table in stack.statistics.items()}
         table = Table(*(column.to("meta") for column in vars(window.table).values()))
         before = [held(owner) for owner in owners]
         with Inputs() as inputs:
