@@ -313,6 +313,16 @@ class Configuration(Section):
             raise ValueError("key features: no feature is listed")
         return self
 
+    @model_validator(mode="after")
+    def _inputs_fit(self) -> Configuration:
+        moved = () if self.training.augmentation is None else self.training.augmentation.features
+        named = [("model.inputs.features", name) for name in self.model.inputs.features]
+        for key, name in (*named, *(("training.augmentation", name) for name in moved)):
+            if name not in self.feature_names:
+                said = "is a spectator, which the network does not see" if name in self.spectators else "is no feature"
+                raise ValueError(f"key {key} names {name!r}, which {said}. {nearest(name, self.feature_names)}")
+        return self
+
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Features in the order in which the network sees them."""
@@ -593,7 +603,7 @@ def _explain(path: Path, error: ValidationError, overrides: Sequence[str]) -> st
 def _is_union_label(step: int | str) -> bool:
     """Pydantic labels the branches of a union and the keys of a mapping; a user knows no such key."""
     return isinstance(step, str) and (
-        step in {"[key]", "float", "int", "str", "GeneratedSum", "SumTo", "CrossSection"}
+        step in {"[key]", "float", "int", "str", "GeneratedSum", "SumTo", "CrossSection", "FeatureInput"}
         or step.startswith(("literal[", "constrained-", "function-"))
     )
 

@@ -18,7 +18,7 @@ import torch
 from models.members import History, TrainedMember
 from models.networks import Classifier
 from models.preprocessing import Signature
-from models.settings import InputSettings, ModelSettings, TrainingSettings
+from models.settings import Augmentation, InputSettings, ModelSettings, TrainingSettings
 from models.training import single_threaded
 from models.transforms import Transform, stack_transforms
 
@@ -47,11 +47,13 @@ class Ensemble:
             raise ValueError(f"A member occurs twice among (fold, index) = {places}.")
         first = ordered[0]
         for member in ordered[1:]:
-            kinds = [(own.signature, own.model, own.training.loss) for own in (member, first)]
+            kinds = [
+                (own.signature, own.model, own.training.loss, own.training.augmentation) for own in (member, first)
+            ]
             if kinds[0] != kinds[1]:
                 raise ValueError(
                     f"Fold {member.fold}, member {member.index} differs from fold {first.fold}, member {first.index} "
-                    "in features, classes, model or loss; expected networks of one kind."
+                    "in features, classes, model, loss or augmentation; expected networks of one kind."
                 )
         object.__setattr__(self, "members", tuple(ordered))
 
@@ -67,7 +69,8 @@ class Ensemble:
 
     def stacked(self, device: str = "cpu") -> tuple[Classifier, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return the network, its parameters ``[M, ...]`` and the tables of its transforms, both by name."""
-        classifier = Classifier(self.members[0].model, self.signature, device, self.members[0].training.loss)
+        model, training = self.members[0].model, self.members[0].training
+        classifier = Classifier(model, self.signature, device, training.loss, training.augmentation)
         views = {}
         for name in (parameter.name for parameter in classifier.parameters):
             rows = [torch.from_numpy(member.parameters[name]) for member in self.members]
@@ -126,7 +129,10 @@ def load_member(path: str | Path) -> TrainedMember:
     description = json.loads(metadata.get("eventfold", "{}"))
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')}; expected format {FORMAT}: train again.")
-    model = _tuples(description["model"]) | {"inputs": InputSettings.restored(description["model"]["inputs"])}
+    model, training = _tuples(description["model"]), _tuples(description["training"])
+    model["inputs"] = InputSettings.restored(model["inputs"])
+    if training["augmentation"] is not None:
+        training["augmentation"] = Augmentation.restored(training["augmentation"])
 
     def named(prefix: str) -> dict[str, npt.NDArray[np.float32]]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -137,7 +143,7 @@ def load_member(path: str | Path) -> TrainedMember:
         seed=description["seed"],
         signature=Signature(**_tuples(description["signature"])),
         model=ModelSettings(**model),
-        training=TrainingSettings(**_tuples(description["training"])),
+        training=TrainingSettings(**training),
         transform=Transform(named("transform.")),
         parameters=named("parameters."),
         history=History(**_tuples(description["history"])),

@@ -14,6 +14,7 @@ from models.transforms import LARGEST, Doubles, Group, Layout, Transform
 
 CHUNK = 2048
 """Events whose moments are summed at once: they stay in the processor's cache."""
+_NARROW = 1e-4  # of the span: in bins that are narrower still, two runtimes would find themselves at different places
 _FINITE = float(np.finfo(np.float32).max)
 
 
@@ -101,6 +102,8 @@ def _bins(group: Group, own: Mapping[str, Doubles], x: Doubles, mass: Doubles, c
     tables = {name: torch.from_numpy(_rounded(table)).view(1, -1, 1) for name, table in own.items()}
     quantiles = _rounded(weighted_quantiles(x, mass, np.linspace(0, 1, count + 1)))  # (bins + 1,)
     edges = np.unique(group.kind.apply(torch.from_numpy(quantiles).view(1, -1, 1), tables).double().numpy())
+    span = edges[-1] - edges[0]
+    edges = edges[np.append(True, np.diff(edges) > _NARROW * span)]  # noqa: FBT003
     if len(edges) == 1:
         edges = np.append(edges, edges + 1)
     # Equal edges leave bins over, whose components are 0.

@@ -21,13 +21,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import hashing
+from models.augmentation import Augmenter
 from models.dropout import Dropout
 from models.embeddings import Embeddings
 from models.initialisation import Parameter, Start, matrix_start
 from models.losses import probabilities
 from models.preprocessing import Signature, filled, presence
 from models.regularisation import Regularisers
-from models.settings import Loss, ModelSettings
+from models.settings import Augmentation, Loss, ModelSettings
 from models.transforms import Layout, Tables
 
 
@@ -306,7 +307,12 @@ class Classifier:
     """
 
     def __init__(
-        self, settings: ModelSettings, signature: Signature, device: str = "cpu", loss: Loss = "cross_entropy"
+        self,
+        settings: ModelSettings,
+        signature: Signature,
+        device: str = "cpu",
+        loss: Loss = "cross_entropy",
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Lay out the parameters.
 
@@ -315,8 +321,10 @@ class Classifier:
             signature: Features, objects and classes.
             device: torch's name of the device on which the logits will be computed.
             loss: What it was trained on, which says what its logits mean.
+            augmentation: By which symmetries events are moved in training and averaged at evaluation.
         """
         self.settings, self.loss = settings, loss
+        self.augmenter = None if augmentation is None else Augmenter(augmentation, signature.features, device)
         self.layout = Layout(signature.features, settings, device)
         self.embeddings = Embeddings(settings, self.layout)
         inputs = self.embeddings.width + len(signature.objects)
@@ -380,6 +388,8 @@ class Classifier:
         Returns:
             ``[M, K, B, classes]``, in the type of the statistics.
         """
+        if step is not None and self.augmenter is not None:
+            values = self.augmenter.draw(values, present, step.keys)  # (M, B, F)
         numbers = self.layout.numbers(values, statistics)  # (M, B, W)
         known, own = self.layout.known(present, statistics)  # (M, B, F), (M, B, W)
         if step is not None and step.regularisers is not None:
@@ -392,5 +402,15 @@ class Classifier:
         return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, classes)
 
     def probabilities(self, views: Mapping[str, Tensor], statistics: Tables, values: Tensor, present: Tensor) -> Tensor:
-        """Compute the probabilities of all members, means over their submodels: ``[M, B, classes]``."""
-        return probabilities(self.logits(views, statistics, values, present), self.loss).mean(dim=1)  # (M, B, classes)
+        """Compute the probabilities of all members, means over their submodels and the copies of an event.
+
+        Arguments as `logits`; returns ``[M, B, classes]``.
+        """
+        events, copies = values.shape[1], 1 if self.augmenter is None else self.augmenter.copies
+        if self.augmenter is not None and copies > 1:
+            moved = [self.augmenter.copy(values, present, number) for number in range(copies)]
+            values, present = torch.cat(moved, dim=1), present.repeat(1, copies, 1)  # (M, copies · B, F) each
+        found = probabilities(self.logits(views, statistics, values, present), self.loss).mean(dim=1)  # (M, …, classes)
+        if copies > 1:
+            found = found.view(len(found), copies, events, -1).mean(dim=1)  # (M, B, classes)
+        return found

@@ -237,6 +237,96 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class Resolution:
+    """How far a feature is smeared: normal, with variance absolute² + (relative x)².
+
+    Attributes:
+        absolute: In the unit of the feature.
+        relative: As a share of its value.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    absolute: float = 0.0
+    relative: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("absolute", "relative"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, name, value, "a number of at least 0")
+        _require(self.absolute + self.relative > 0, "absolute", self.absolute, "a number above 0, or a relative one")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Symmetries of the events (`models.augmentation`); features that are not named are taken to be invariant.
+
+    Attributes:
+        rotation: Whether events are turned about the beam.
+        reflection_phi: Whether they are mirrored along it, φ → -φ.
+        reflection_z: Whether they are mirrored across it, z → -z.
+        angles: Azimuths in radians: a rotation shifts them, into [-π, π), a reflection in φ changes their sign.
+        vectors: Pairs of an x and a y component: a rotation turns them, a reflection in φ changes the sign of y.
+        signed_angles: Differences of azimuths with a sign, which a reflection in φ changes.
+        longitudinal: Pseudorapidities, rapidities, z components: a reflection in z changes their sign.
+        copies: How many copies of an event are averaged at evaluation, the event itself among them.
+        smearing: Features that are smeared in training, each within its resolution.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    rotation: bool = False
+    reflection_phi: bool = False
+    reflection_z: bool = False
+    angles: tuple[str, ...] = ()
+    vectors: tuple[tuple[str, str], ...] = ()
+    signed_angles: tuple[str, ...] = ()
+    longitudinal: tuple[str, ...] = ()
+    copies: int = 1
+    smearing: dict[str, Resolution] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        names = (
+            *self.angles,
+            *(name for pair in self.vectors for name in pair),
+            *self.signed_angles,
+            *self.longitudinal,
+        )
+        for name in names:
+            _require(names.count(name) == 1, "augmentation", name, "each feature in one of its lists, and once")
+        _require(self.moves or bool(self.smearing), "augmentation", "without effect", "a symmetry or a smearing")
+        if self.rotation:
+            expected = "some angles or vectors that turn"
+            _require(bool(self.angles or self.vectors), "rotation", True, expected)
+        if self.reflection_phi:
+            expected = "some angles, vectors or signed_angles that it changes"
+            _require(bool(self.angles or self.vectors or self.signed_angles), "reflection_phi", True, expected)
+        if self.reflection_z:
+            _require(bool(self.longitudinal), "reflection_z", True, "some longitudinal features that it changes")
+        most = math.inf if self.rotation else 2 ** (self.reflection_phi + self.reflection_z)
+        _require(1 <= self.copies <= most, "copies", self.copies, f"from 1 to the {most} that differ")
+
+    @property
+    def moves(self) -> bool:
+        """Whether events are turned or mirrored."""
+        return self.rotation or self.reflection_phi or self.reflection_z
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All features that are named."""
+        pairs = (name for pair in self.vectors for name in pair)
+        return (*self.angles, *pairs, *self.signed_angles, *self.longitudinal, *self.smearing)
+
+    @classmethod
+    def restored(cls, written: dict[str, Any]) -> Augmentation:
+        """That which `dataclasses.asdict` has written, as JSON has it."""
+        lists = {name: tuple(own) for name, own in written.items() if isinstance(own, (list, tuple))}
+        lists["vectors"] = tuple(tuple(pair) for pair in lists["vectors"])
+        smearing = {name: Resolution(**own) for name, own in written["smearing"].items()}
+        return cls(**written | lists | {"smearing": smearing})
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """How the networks are trained.
 
@@ -303,6 +393,7 @@ class TrainingSettings:
         window: Events in memory at a time; ``None`` for all. With more events than that, each epoch reads them in
             windows, which join parts of the data at random, the next one while the network trains on the one before.
         members: Networks per fold; they differ in initial weights, batch order and dropout.
+        augmentation: Symmetries by which events are moved in training, and copies averaged at evaluation.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -347,6 +438,7 @@ class TrainingSettings:
     sampling: Sampling = "plain"
     window: int | None = None
     members: int = 1
+    augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")

@@ -48,6 +48,7 @@ class Kind:
     window: int | None
     optimiser: str
     averaging: str
+    augmentation: object
 
     @classmethod
     def of(cls, plan: MemberPlan) -> Kind:
@@ -63,6 +64,7 @@ class Kind:
             window=own.window,
             optimiser=own.optimiser,
             averaging=own.averaging,
+            augmentation=own.augmentation,
         )
 
 

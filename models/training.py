@@ -67,7 +67,9 @@ def train(
     trained: dict[int, TrainedMember] = {}
     with single_threaded(), reused_memory(), torch.no_grad():
         for (_, place), members in stacks.items():
-            classifier = Classifier(plans[next(iter(members))].model, events.signature, device)
+            first = plans[next(iter(members))]
+            augmentation = first.settings.augmentation
+            classifier = Classifier(first.model, events.signature, device, augmentation=augmentation)
             stack = Stack(classifier, events, {order: plans[order] for order in members}, device)
             trained |= stack.restore(list(members.values()))
             if stack.states:

@@ -28,14 +28,21 @@ from models.networks import Classifier, Step
 from models.regularisation import Regularisers
 from models.settings import (
     Activation,
+    Augmentation,
     Averaging,
     Connections,
+    FeatureInput,
     Initialisation,
+    InputKind,
+    InputSettings,
     Loss,
     ModelSettings,
     NetworkType,
     Normalisation,
+    NumberEmbedding,
+    NumberInput,
     Optimiser,
+    Resolution,
     Sampling,
     Schedule,
     TrainingSettings,
@@ -370,6 +377,18 @@ class TestCombinations:
         precision = data.draw(st.sampled_from(["fp32", "bf16"]))
         optimiser: Optimiser = one(Optimiser)
         averaging: Averaging = one(Averaging)
+        default: NumberInput = one(NumberInput)
+        embedding: NumberEmbedding = one(NumberEmbedding)
+        kinds = {"pt1": one(InputKind), "eta2": FeatureInput("category", 3, "embedding")}
+        inputs = InputSettings(default, data.draw(st.sampled_from([{}, kinds])))
+        moves = Augmentation(
+            rotation=True,
+            reflection_z=True,
+            angles=("met",),
+            longitudinal=("eta2",),
+            smearing={"pt1": Resolution(relative=0.1)},
+        )
+        augmentation = data.draw(st.sampled_from([None, moves]))
         schedules: list[Schedule] = several(*get_args(Schedule))
         starts: list[Initialisation] = several(*get_args(Initialisation))
         names = ("label_smoothing", "label_noise", "input_noise", "weight_noise", "l1", "l2")
@@ -386,8 +405,11 @@ class TestCombinations:
                 normalisation=normalisation,
                 dropout=drops[number],
                 submodels=2,
+                inputs=inputs,
+                embedding=embedding,
             )
             training = TrainingSettings(
+                augmentation=augmentation,
                 epochs=1,
                 batch_size=200,  # one step
                 loss=loss,

@@ -105,6 +105,17 @@ def standardisation(
     return fit.tables["standardise.shift"][0], fit.tables["standardise.scale"][0]
 
 
+def garbage_outside(events: TrainingEvents, plan: MemberPlan) -> TrainingEvents:
+    """The same events, but garbage in all that a plan neither trains nor stops on."""
+    outside = np.flatnonzero(~(plan.training | plan.validation))
+    assert len(outside) > 50
+    values, present, labels = events.values.copy(), events.present.copy(), events.labels.copy()
+    weights = events.weights.copy()
+    values[outside], present[outside], labels[outside] = np.nan, True, 1 - labels[outside]
+    weights[outside] = np.inf
+    return TrainingEvents(SIGNATURE, values, present, labels, weights, events.identity)
+
+
 def assert_equal(left: TrainedMember, right: TrainedMember) -> None:
     """Two networks are the same to the last bit."""
     assert (left.fold, left.index, left.best_epoch) == (right.fold, right.index, right.best_epoch)
@@ -331,16 +342,9 @@ def test_events_outside_a_member_s_rows_have_no_influence(training: TrainingSett
         make_events(),
         make_plans(model=dataclasses.replace(MODEL, normalisation="batch"), training=training),
     )
-    outside = np.flatnonzero(~(plans[1].training | plans[1].validation))
-    values, present, labels = events.values.copy(), events.present.copy(), events.labels.copy()
-    weights = events.weights.copy()
-    values[outside], present[outside], labels[outside] = np.nan, True, 1 - labels[outside]
-    weights[outside] = np.inf
-    spoilt = TrainingEvents(SIGNATURE, values, present, labels, weights, events.identity)
-    assert len(outside) > 100
     assert_equal(
         train(events, [plans[1]])[0],
-        train(spoilt, [plans[1]])[0],
+        train(garbage_outside(events, plans[1]), [plans[1]])[0],
     )
 
 
@@ -662,13 +666,16 @@ def assert_recordable(model: ModelSettings, training: TrainingSettings) -> None:
     events = make_events()
     plans = dict(enumerate(make_plans(model=model, training=training)[:2]))
     with torch.no_grad():
-        stack = Stack(Classifier(model, SIGNATURE), events, plans, "cpu")
+        classifier = Classifier(model, SIGNATURE, augmentation=training.augmentation)
+        stack = Stack(classifier, events, plans, "cpu")
         window = next(iter(stack.windows.training(0)))
         stack.begin(Place(0, 0, 0), window)
         assert stack.dropout is not None
         owners = [stack, stack.optimiser, stack.losses, stack.regularisers]
         owners += [] if stack.average is None else [stack.average]
-        for owner in (*owners, stack.classifier, stack.classifier.layout, stack.dropout):
+        others = [stack.classifier, stack.classifier.layout, stack.dropout]
+        others += [] if stack.classifier.augmenter is None else [stack.classifier.augmenter]
+        for owner in (*owners, *others):
             moved(owner)
         stack.dropout.banks = {width: bank.to("meta") for width, bank in stack.dropout.banks.items()}
         stack.statistics = {name: table.to("meta") for name, table in stack.statistics.items()}
