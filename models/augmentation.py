@@ -2,7 +2,7 @@
 
 Beams that are alike know no azimuth and no direction: an event that is turned or mirrored is as likely as it was. In
 training every event is turned and mirrored anew in each step; at evaluation the probabilities of fixed copies are
-averaged (Strong, Mach. Learn.: Sci. Technol. 1 (2020) 045006, arXiv 2002.01427, section 3.4). Which features change,
+averaged (Strong, Mach. Learn.: Sci. Technol. 1 (2020) 045006, arXiv 2002.01427). Which features change,
 and how, the analysis declares; all others are taken to be invariant.
 """
 

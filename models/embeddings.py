@@ -10,7 +10,7 @@ components of each, d its dimension and E the number of the network's inputs tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from torch.nn import functional
 from models.initialisation import Parameter, Start
 from models.settings import FeatureInput, ModelSettings, chosen
 from models.transforms import LARGEST, Group, Layout, Tables
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 
 class Embeddings:
@@ -85,7 +87,7 @@ class Embeddings:
     def _embedded(self, views: Mapping[str, Tensor], tables: Tables, single: Tensor) -> Tensor:
         """Components of each number, a matrix for each, and ReLU: ``[M, B, n · d]`` from ``[M, B, n]``.
 
-        Gorishniy, Rubachev and Babenko, arXiv 2203.05556, sections 3.2 to 3.4: "PLR" and "Q-LR".
+        Gorishniy, Rubachev and Babenko, arXiv 2203.05556, sections 3.2 and 3.3: "PLR" and "Q-LR".
         """
         members, events, count = single.shape
         if self._kind == "periodic":
@@ -135,6 +137,29 @@ def nearest_categories(
         distance, nearest = min(distances, key=lambda pair: pair[0])
         found.append((name, nearest, distance))
     return found
+
+
+def described(names: Sequence[str], settings: ModelSettings, tables: Arrays, parameters: Arrays) -> list[str]:
+    """Say for each category with an embedding which values are nearest to each other.
+
+    Args:
+        names: The features.
+        settings: What the network is.
+        tables: Of its transform.
+        parameters: Of the network.
+    """
+    lines = []
+    for group in Layout(names, settings).categories:
+        if _category(group).width is not None:
+            values = tables[f"{group.name}.values"][:, 0].tolist()
+            near = nearest_categories(parameters[_name(group)], values)
+            said = (f"{_said(value)} to {_said(other)} ({distance:.2f})" for value, other, distance in near)
+            lines.append(f"{names[group.features[0]]}, nearest categories: {', '.join(said)}")
+    return lines
+
+
+def _said(category: float | None) -> str:
+    return "unknown" if category is None else f"{category:g}"
 
 
 def _category(group: Group) -> FeatureInput:

@@ -103,7 +103,7 @@ def _bins(group: Group, own: Mapping[str, Doubles], x: Doubles, mass: Doubles, c
     quantiles = _rounded(weighted_quantiles(x, mass, np.linspace(0, 1, count + 1)))  # (bins + 1,)
     edges = np.unique(group.kind.apply(torch.from_numpy(quantiles).view(1, -1, 1), tables).double().numpy())
     span = edges[-1] - edges[0]
-    edges = edges[np.append(True, np.diff(edges) > _NARROW * span)]  # noqa: FBT003
+    edges = edges[np.append(True, np.diff(edges) > _NARROW * span)]
     if len(edges) == 1:
         edges = np.append(edges, edges + 1)
     # Equal edges leave bins over, whose components are 0.

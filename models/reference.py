@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple, get_args
 
 from models.settings import (
     CONSTANTS,
     Activation,
+    Augmentation,
     Averaging,
+    CategoryEncoding,
     Connections,
+    FeatureInput,
     Initialisation,
+    InputKind,
     Loss,
     ModelSettings,
     NetworkType,
     Normalisation,
+    NumberEmbedding,
     Optimiser,
     Schedule,
     TrainingSettings,
 )
 
-Settings = type[ModelSettings] | type[TrainingSettings]
-SECTIONS: dict[Settings, str] = {ModelSettings: "model", TrainingSettings: "training"}
+Settings = type[ModelSettings] | type[TrainingSettings] | type[FeatureInput] | type[Augmentation]
+SECTIONS: dict[Settings, str] = {
+    ModelSettings: "model",
+    TrainingSettings: "training",
+    FeatureInput: "model.inputs.features.<name>",
+    Augmentation: "training.augmentation",
+}
 
 INTRODUCTION = """\
 # Building blocks
@@ -91,6 +101,151 @@ class Strengths:
 
 
 PAGE: tuple[Choice | Strengths, ...] = (
+    Choice(
+        "Inputs",
+        "What is made of a feature: `model.inputs.default` for all, one of the numbers; a feature's own kind, as "
+        "`lepton1_phi: angle` or as a mapping with constants, under `model.inputs.features`. x is the feature, and all "
+        "is fitted to the present values of a network's own training events, weighted by |w| with equal sums over "
+        "the classes; clip(z) = z / √(1 + (z/3)²). Numbers far beyond those of training stay finite; those that "
+        "are not clipped end at ±10⁶.",
+        FeatureInput,
+        "kind",
+        InputKind,
+        {
+            "standardise": Entry(
+                "clip((x - mean) / standard deviation)",
+                "clip: Holzmüller, Grinsztajn and Steinwart (RealMLP), arXiv 2407.04491",
+                "the default",
+            ),
+            "z_score": Entry("(x - mean) / standard deviation", "", "to compare with others; tails are not bounded"),
+            "robust": Entry(
+                "clip((x - median) / (q₇₅ - q₂₅)); where quartiles are equal, half the range stands below",
+                "RealMLP, arXiv 2407.04491",
+                "few events far out that would widen the standard deviation",
+            ),
+            "quantile_normal": Entry(
+                "Φ⁻¹ of the share of weight below x, in straight lines between 255 quantiles, within ±5.2; equal "
+                "values stand in the middle of their share, which is what noise in the fit comes to",
+                "scikit-learn's `QuantileTransformer`; TabM, arXiv 2410.24210; Wichura, AS 241",
+                "long tails and odd shapes; distances in the bulk grow, those in the tails shrink",
+            ),
+            "min_max": Entry(
+                "(x - min) / (max - min)", "", "numbers with hard bounds, as a b-tag; values beyond go on"
+            ),
+            "log": Entry(
+                "y = sign(x) ln(1 + |x| / m), m the median of |x|; then as `standardise`. 0 stays 0, and what is "
+                "below mirrors what is above, so that nothing is infinite",
+                "",
+                "momenta and masses over several powers of ten",
+            ),
+            "angle": Entry("sin x and cos x: two inputs; x in radians, in any turn", "", "azimuths, which wrap around"),
+            "category": Entry(
+                "which of the values x is",
+                "",
+                "flags and whole numbers without an order, such as flavours, charges, eras",
+            ),
+        },
+    ),
+    Choice(
+        "Encoding of categories",
+        "Values are told apart exactly, and those that are none of the categories are one more, unknown. It learns if "
+        "training has such; else it has no inputs at all, as if neither weights nor rows were there. Whole numbers "
+        "from 2²⁴ on are an error in training, as float32 does not tell them apart. Nearest categories are printed when a "
+        "network is trained.",
+        FeatureInput,
+        "encoding",
+        CategoryEncoding,
+        {
+            "one_hot": Entry("an input for each, 1 where x is it, else 0", "", "few categories"),
+            "embedding": Entry(
+                "a row of `dimension` learned numbers for each, first normal",
+                "Guo and Berkhahn, arXiv 1604.06737",
+                "many categories, or to see which are alike",
+            ),
+        },
+    ),
+    Strengths(
+        "Constants of categories",
+        "Each is refused where it has no meaning.",
+        FeatureInput,
+        {
+            "categories": Entry(
+                "the values, as [0, 1]; or how many of the heaviest ones in training are told apart, up to 256",
+                "",
+                "a list where they are known",
+            ),
+            "dimension": Entry("learned numbers of `embedding`, at least 2", "", "2 to 8"),
+        },
+    ),
+    Choice(
+        "Embeddings of numbers",
+        "What the first layer sees in place of each number, angles and categories left out; absent values have been "
+        "filled before. It is computed in float32 and knows no weight decay, penalty or noise on weights.",
+        ModelSettings,
+        "embedding",
+        NumberEmbedding,
+        {
+            "none": Entry("z", "", "the default"),
+            "periodic": Entry(
+                "ReLU([sin 2πcz, cos 2πcz] W + b), with c, W and b of each feature its own, all learned",
+                "Gorishniy, Rubachev and Babenko, arXiv 2203.05556, section 3.3 (PLR)",
+                "narrow structures in a feature, such as a resonance",
+            ),
+            "piecewise_linear": Entry(
+                "ReLU(e W + b), e how far z is through each bin: 0 before it, 1 behind it, a straight line within; the "
+                "first and the last one go on outside. Bins have equal weight in training; equal edges make fewer",
+                "the same, eq. 1 and section 3.2 (Q-LR)",
+                "likewise, with less freedom",
+            ),
+        },
+    ),
+    Strengths(
+        "Constants of embeddings",
+        "Each is refused with an embedding that has none of that name.",
+        ModelSettings,
+        {
+            "embedding_dimension": Entry("numbers that come of each, at least 2", "", "4 to 16"),
+            "embedding_frequencies": Entry("how many c there are of each feature", "", "8 to 64"),
+            "embedding_scale": Entry(
+                "standard deviation of the first c, in periods per unit of z", "arXiv 2203.05556", "0.01 to 1; tune it"
+            ),
+            "embedding_bins": Entry("how many bins there are of each feature", "", "8 to 64"),
+        },
+    ),
+    Strengths(
+        "Augmentation",
+        "Symmetries of collisions: [training](training.md#augmentation). In each step every event is moved anew; at "
+        "evaluation the probabilities of fixed copies are averaged, also inside `ensemble.onnx`. What is not named is "
+        "taken to be invariant.",
+        Augmentation,
+        {
+            "rotation": Entry(
+                "by an angle α about the beam, uniform in [0, 2π)",
+                "Strong, arXiv 2002.01427",
+                "features that hold azimuths or x and y components",
+            ),
+            "reflection_phi": Entry("φ → -φ, with probability ½", "the same", "likewise, or signed angles"),
+            "reflection_z": Entry("z → -z, with probability ½", "the same", "beams that are alike"),
+            "angles": Entry("φ → ±φ + α, in [-π, π)", "", "azimuths in radians; best with the kind `angle`"),
+            "vectors": Entry(
+                "(x, ±y), turned by α: pairs, as [[met_px, met_py]]",
+                "",
+                "components; an event that has one alone keeps it",
+            ),
+            "signed_angles": Entry("Δφ → ±Δφ", "", "differences of azimuths with a sign"),
+            "longitudinal": Entry("η → ±η, p_z → ±p_z", "", "likewise rapidities"),
+            "copies": Entry(
+                "how many are averaged: all mirrorings, at ⌈copies / mirrorings⌉ equal steps of angle",
+                "the same",
+                "8 or 16; evaluation takes so many times as long",
+            ),
+            "smearing": Entry(
+                "x + N(0, a² + (r x)²) in training alone, as {jet1_pt: {absolute: 1, relative: 0.1}}",
+                "",
+                "resolutions that simulation has too good; what is derived from x does not follow",
+            ),
+        },
+    ),
     Choice(
         "Activations",
         "Behind each hidden layer; the output has none. All of them are torch's.",
@@ -548,7 +703,8 @@ def page() -> str:
 
 def _default(settings: Settings, key: str) -> str:
     """The default of a key, as YAML has it."""
-    value = next(field.default for field in fields(settings) if field.name == key)
+    found = next(field for field in fields(settings) if field.name == key)
+    value = found.default_factory() if found.default_factory is not MISSING else found.default
     if value is None:
         own: dict[Any, list[str]] = {}
         for choice, names in (pair for choices in CONSTANTS.values() for pair in choices.items()):

@@ -94,7 +94,7 @@ class FeatureInput:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    kind: InputKind
+    kind: InputKind = "standardise"
     categories: int | tuple[float, ...] | None = None
     encoding: CategoryEncoding | None = None
     dimension: int | None = None

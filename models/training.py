@@ -21,6 +21,7 @@ from torch import Tensor
 
 from models import hashing
 from models.checkpoint import Checkpoint, Checkpoints, Place
+from models.embeddings import described
 from models.events import Table, TrainingEvents
 from models.members import MemberPlan, TrainedMember
 from models.memory import reused_memory
@@ -109,7 +110,11 @@ def _train_together(
         stack.record(place.epochs, _validation_sums(stack))
         ended = stack.ended(place.epochs)
         for position in ended:
-            trained[stack.states[position].order] = stack.result(position)
+            member = trained[stack.states[position].order] = stack.result(position)
+            if progress is not None:
+                names = member.signature.features
+                for line in described(names, member.model, member.transform.tables, member.parameters):
+                    progress(f"fold {member.fold}, member {member.index}: {line}\n")
         if progress is not None:
             progress(stack.line(place.epochs, members, len(trained)))
         place = Place(place.epochs + 1, 0, 0)

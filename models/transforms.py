@@ -89,7 +89,7 @@ def _clipped(values: Tensor, tables: Tables) -> Tensor:
 
 
 def _fit_robust(x: Doubles, mass: Doubles) -> dict[str, Doubles]:
-    """Median and interquartile range; where that is 0, half the range (arXiv 2407.04491, section 3.1)."""
+    """Median and interquartile range; where that is 0, half the range (RealMLP, arXiv 2407.04491)."""
     low, median, high = weighted_quantiles(x, mass, np.array([0.25, 0.5, 0.75]))
     spread = high - low if high > low else (x[-1] - x[0]) / 2
     return _named(shift=median, scale=spread if spread > 0 else 1.0)

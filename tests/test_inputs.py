@@ -249,11 +249,17 @@ class TestCategories:
         assert made(large, self.inputs, seen=large[:1])[1].tolist() == [0, 0, 0]
 
     def test_embeddings_are_rows_of_a_table(self) -> None:
-        member = train(make_categories(), [dataclasses.replace(make_plans()[0], model=embedded())])[0]
+        lines: list[str] = []
+        plan = dataclasses.replace(make_plans()[0], model=embedded())
+        member = train(make_categories(), [plan], progress=lines.append)[0]
         table = member.parameters["category_pt2"]
         assert table.shape == (5, 3)
         values = member.transform.tables["category.pt2.values"][:, 0]
         assert values.tolist() == [0, 1, 2, 3]
+        said = [line for line in lines if "nearest categories" in line]
+        assert len(said) == 1
+        assert said[0].startswith("fold 0, member 0: pt2, nearest categories: 0 to ")
+        assert "unknown to" in said[0]
         scores = predict(Ensemble((member,)), *probe([0, 1, 2, 3, 4, 77, 1e30]))[0]
         assert len(np.unique(scores[:4, 0])) == 4
         assert np.array_equal(scores[5], scores[4])
