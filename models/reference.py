@@ -103,8 +103,8 @@ class Strengths:
 PAGE: tuple[Choice | Strengths, ...] = (
     Choice(
         "Inputs",
-        "What is made of a feature: `model.inputs.default` for all, one of the numbers; a feature's own kind, as "
-        "`lepton1_phi: angle` or as a mapping with constants, under `model.inputs.features`. x is the feature, and all "
+        "`model.inputs` says what is made of features: `default` of all, one number of each; a feature's own kind, as "
+        "`lepton1_phi: angle` or as a mapping with constants, stands under `features`. x is the feature, and all "
         "is fitted to the present values of a network's own training events, weighted by |w| with equal sums over "
         "the classes; clip(z) = z / √(1 + (z/3)²). Numbers far beyond those of training stay finite; those that "
         "are not clipped end at ±10⁶.",
@@ -150,8 +150,8 @@ PAGE: tuple[Choice | Strengths, ...] = (
         "Encoding of categories",
         "Values are told apart exactly, and those that are none of the categories are one more, unknown. It learns if "
         "training has such; else it has no inputs at all, as if neither weights nor rows were there. Whole numbers "
-        "from 2²⁴ on are an error in training, as float32 does not tell them apart. Nearest categories are printed when a "
-        "network is trained.",
+        "from 2²⁴ on are an error in training, as float32 does not tell them apart. Nearest categories are printed "
+        "when a network is trained.",
         FeatureInput,
         "encoding",
         CategoryEncoding,
