@@ -96,6 +96,8 @@ def test_cross_section_is_a_product(load: Callable[..., Analysis]) -> None:
         ("training.epoch", 5, "'epochs'"),
         ("training.beta_1", 0.8, "'beta1'"),
         ("model.activaton", "relu", "'activation'"),
+        ("model.inputs.defalt", "robust", "'default'"),
+        ("training.augmentation.rotatin", True, "'rotation'"),
         ("outputs.histogram.bin", 10, "'bins'"),
     ],
 )
@@ -146,7 +148,18 @@ def test_unknown_key_suggests_the_nearest(
         ("folds.count", 2, "key folds: rotating folds need a count of at least 3, not 2"),
         ("training.epochs", True, "key training.epochs is true, but a number or a text was expected"),
         ("data.sentinels", {"met": True}, "key data.sentinels.met is true"),
+        ("model.inputs", {"features": {"met": {"kind": "angle", "dimension": 3}}}, "expected none, as kind is not"),
+        ("model.inputs", {"features": {"mett": "angle"}}, "names 'mett', which is no feature. Did you mean 'met'?"),
+        ("model.embedding_bins", 4, "key model: embedding_bins is 4, but embedding none has no such constant"),
+        ("training.augmentation", {"rotation": True}, "key training.augmentation: rotation is True; expected some"),
+        (
+            "training.augmentation",
+            {"reflection_z": True, "longitudinal": ["etta"]},
+            "key training.augmentation names 'etta', which is no feature.",
+        ),
         # wrong literal: the choices and the nearest
+        ("model.inputs", {"features": {"met": "angel"}}, "key model.inputs.features.met is 'angel', but one of"),
+        ("model.inputs", {"default": "robst"}, "Did you mean 'robust'?"),
         ("folds.scheme", "rotatin", "one of 'rotating' or 'standard' was expected. Did you mean 'rotating'?"),
         ("model.activation", "sillu", "Did you mean 'silu' or 'selu'?"),
         ("identity.duplicates", "dorp", "key identity.duplicates is 'dorp'"),
