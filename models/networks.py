@@ -25,6 +25,7 @@ from models.dropout import Dropout
 from models.initialisation import Start, matrix_start
 from models.losses import probabilities
 from models.preprocessing import Signature, Standardisation, encode
+from models.regression import MEAN, SCALE, in_units
 from models.regularisation import Regularisers
 from models.settings import Loss, ModelSettings
 
@@ -306,9 +307,13 @@ class Classifier:
         """
         features, objects = len(signature.features), len(signature.objects)
         self.settings, self.loss = settings, loss
-        self.network = NETWORKS[settings.type](settings, features + objects, len(signature.classes))
+        self.classes, self.targets, more = len(signature.classes), signature.targets, len(signature.predicted)
+        self.network = NETWORKS[settings.type](settings, features + objects, self.classes + more)
         # Absent values start from 0, the mean of the present ones.
         parameters = (Parameter("absent", (1, features)), *self.network.parameters)
+        if self.targets:
+            kept = (Parameter(MEAN, (1, more), trained=False), Parameter(SCALE, (1, more), _ONES, trained=False))
+            parameters = (*parameters, *kept)
         self.parameters = tuple(sorted(parameters, key=lambda p: (not p.decays, not p.trained)))
         self.decaying = sum(parameter.size for parameter in parameters if parameter.decays)
         self.trained = sum(parameter.size for parameter in parameters if parameter.trained)
@@ -353,7 +358,9 @@ class Classifier:
         present: Tensor,
         step: Step | None = None,
     ) -> Tensor:
-        """Compute the logits of all members. The network behind the preprocessing computes in its parameters' type.
+        """Compute what the networks of all members tell: logits of the classes, then standardised targets.
+
+        The network behind the preprocessing computes in its parameters' type.
 
         Args:
             views: Parameters by name, ``[M, ...]``.
@@ -363,7 +370,7 @@ class Classifier:
             step: The step of training; ``None`` to evaluate.
 
         Returns:
-            ``[M, K, B, classes]``, in the type of the statistics.
+            ``[M, K, B, classes + outputs of targets]``, in the type of the statistics.
         """
         membership = self.membership.to(statistics[0].dtype)  # (F, O)
         inputs = encode(values, present, statistics, views["absent"], membership)  # (M, B, F + O)
@@ -371,13 +378,27 @@ class Classifier:
             known = present & torch.isfinite(statistics[1])  # (M, B, F)
             inputs = step.regularisers.noisy_inputs(inputs, known, step.keys)  # (M, B, F + O)
         kind = next(iter(views.values())).dtype
-        return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, classes)
+        return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, outputs)
+
+    def of_classes(self, outputs: Tensor) -> Tensor:
+        """The logits of the classes ``[..., classes]`` among the outputs of a network."""
+        return outputs[..., : self.classes].contiguous() if self.targets else outputs
 
     def probabilities(
         self, views: Mapping[str, Tensor], statistics: tuple[Tensor, Tensor], values: Tensor, present: Tensor
     ) -> Tensor:
         """Compute the probabilities of all members, means over their submodels: ``[M, B, classes]``."""
-        return probabilities(self.logits(views, statistics, values, present), self.loss).mean(dim=1)  # (M, B, classes)
+        return self.predictions(views, statistics, values, present)[..., : self.classes]
+
+    def predictions(
+        self, views: Mapping[str, Tensor], statistics: tuple[Tensor, Tensor], values: Tensor, present: Tensor
+    ) -> Tensor:
+        """Compute probabilities, and targets in their units, means over submodels: ``[M, B, classes + targets']``."""
+        outputs = self.logits(views, statistics, values, present)  # (M, K, B, outputs)
+        found = probabilities(self.of_classes(outputs), self.loss).mean(dim=1)  # (M, B, classes)
+        if not self.targets:
+            return found
+        return torch.cat([found, in_units(outputs[..., self.classes :], self.targets, views)], dim=-1)
 
 
 def stack_statistics(fits: Sequence[Standardisation]) -> tuple[Tensor, Tensor]:

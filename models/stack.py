@@ -15,6 +15,7 @@ from models import hashing, sampling
 from models.checkpoint import Checkpoint, Place
 from models.dropout import Dropout
 from models.events import Counts, Mask, TrainingEvents, Window, Windows
+from models.heads import Heads
 from models.losses import Losses, class_factors
 from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier, stack_statistics
@@ -47,6 +48,7 @@ class Kind:
     window: int | None
     optimiser: str
     averaging: str
+    decorrelated: tuple[str, ...]
 
     @classmethod
     def of(cls, plan: MemberPlan) -> Kind:
@@ -62,6 +64,7 @@ class Kind:
             window=own.window,
             optimiser=own.optimiser,
             averaging=own.averaging,
+            decorrelated=own.decorrelated,
         )
 
 
@@ -156,7 +159,8 @@ class Stack:
         average: Of the parameters, validated and kept in their place; ``None`` without one.
         largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
         dropout: Drops units; ``None`` if no member drops any.
-        losses: The loss.
+        losses: The loss of the classes.
+        heads: What is learned beside hard labels; ``None`` for nothing.
         regularisers: Penalties, noise and the largest norm of weights.
         divisors: Events of a full batch, float64 ``[M]``.
         batches: Rows of the window's table, ``[S, M, B]``.
@@ -206,7 +210,9 @@ class Stack:
             device=device,
         )
         self.states = self._states(events, plans, training, validation)
-        self._lay_out(plans)
+        uses, balance = list(zip(training, validation, strict=True)), [state.factors for state in self.states]
+        self.heads = Heads.of(events, list(plans.values()), uses, balance, self.device)
+        self._lay_out(plans, events)
 
     def _states(
         self,
@@ -236,7 +242,7 @@ class Stack:
             states.append(State(plan, order, fits[position], sizes, (balance[0], balance[1]), own))
         return states
 
-    def _lay_out(self, plans: Mapping[int, MemberPlan]) -> None:
+    def _lay_out(self, plans: Mapping[int, MemberPlan], events: TrainingEvents) -> None:
         """Put what belongs to each member on the device."""
 
         def column(numbers: Sequence[float]) -> Tensor:
@@ -247,6 +253,8 @@ class Stack:
         begun = [Classifier(plan.model, self.signature) for plan in plans.values()]  # each in its own way
         initial = [one.initial([hashing.key(s, _INITIAL)]) for one, s in zip(begun, streams, strict=True)]
         self.parameters = torch.cat(initial).to(self.device)  # (M, P)
+        if self.heads is not None:
+            self.heads.keep_units(self.classifier.views(self.parameters), events)
         self.best = self.parameters.clone()  # (M, P)
         constants = [own.constants for own in settings]
         columns = {name: column([own[name] for own in constants]).unsqueeze(1) for name in constants[0]}  # (M, 1) each
@@ -414,6 +422,8 @@ class Stack:
         if self.average is not None:
             self.average.select(keep)
         self.losses.select(keep)
+        if self.heads is not None:
+            self.heads.select(keep)
         self.regularisers.select(keep)
         self.windows.select(keep)
         self._make_room()
