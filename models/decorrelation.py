@@ -37,7 +37,7 @@ def squared_distance_correlation(scores: Tensor, spectator: Tensor, weights: Ten
     far = _distances(spectator)  # (..., N, N)
     mean = _total(far * pairs)[..., None, None]  # (..., 1, 1)
     ours = _centred(_distances(scores), shares)  # (..., N, N)
-    theirs = _centred(far / mean.clamp(min=tiny), shares)  # (..., N, N); the unit is gone
+    theirs = _centred(far / torch.where(mean > 0, mean, 1.0), shares)  # (..., N, N); the unit is gone
     both, own, other = (_total(pairs * a * b) for a, b in ((ours, theirs), (ours, ours), (theirs, theirs)))
     return both.clamp(min=0) / torch.sqrt(own.clamp(min=_SMALLEST) * other.clamp(min=_SMALLEST))  # (...)
 

@@ -173,4 +173,5 @@ def _regression(
     mean, scale = (torch.from_numpy(np.stack([getattr(fit, name) for fit in fits])) for name in ("mean", "scale"))
     training, validation = (torch.from_numpy(np.stack(found)).to(device) for found in balance)
     places = tuple(events.extra_names.index(name) for name in columns)
-    return fits, Regression(targets, places, mean.to(device), scale.to(device), training, validation)
+    levels = tuple(torch.tensor(t.settings.levels, dtype=torch.float64, device=device) for t in targets)
+    return fits, Regression(targets, places, levels, mean.to(device), scale.to(device), training, validation)

@@ -18,27 +18,28 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.preprocessing import Standardisation, Target
+from models.settings import RegressionLoss
 
 MEAN, SCALE = "target_mean", "target_scale"
 """Names of the parameters that hold the standardisation of each output, ``(1, R)``."""
 
 
-def regression_losses(target: Target, found: Tensor, goals: Tensor) -> Tensor:
+def regression_losses(loss: RegressionLoss, found: Tensor, goals: Tensor, levels: Tensor) -> Tensor:
     """The loss of each event.
 
     With d = found - goal it is d² (``mean_squared``), |d| (``mean_absolute``), ln cosh d (``log_cosh``), or the mean
     over quantiles τ of max(-τ d, (1 - τ) d) (``quantile``: Koenker and Bassett, Econometrica 46 (1978) 33).
 
     Args:
-        target: Which loss it has.
+        loss: Which it is.
         found: The standardised outputs, ``[M, K, B, Q]``.
         goals: The standardised target, ``[M, 1, B, 1]``.
+        levels: The quantiles τ, ``[Q]``.
 
     Returns:
         ``[M, K, B]``.
     """
     apart = found - goals  # (M, K, B, Q)
-    loss = target.settings.loss
     if loss == "mean_squared":
         return apart.square().squeeze(-1)
     if loss == "mean_absolute":
@@ -46,7 +47,7 @@ def regression_losses(target: Target, found: Tensor, goals: Tensor) -> Tensor:
     if loss == "log_cosh":
         size = apart.abs()  # (M, K, B, 1)
         return (size + functional.softplus(-2 * size) - math.log(2)).squeeze(-1)
-    levels = torch.tensor(target.settings.levels, dtype=found.dtype, device=found.device)  # (Q,)
+    levels = levels.to(found.dtype)  # (Q,)
     return torch.maximum(-levels * apart, (1 - levels) * apart).mean(dim=-1)
 
 
@@ -84,6 +85,7 @@ class Regression:
     Attributes:
         targets: What is learned.
         columns: The column of each target among the extra ones of the events.
+        levels: The quantiles of each, float64 ``[Q]``.
         mean: Of the standardisation, ``[M, T]``.
         scale: Likewise.
         training: Factors that make the mean weight of a member's training events with a target one, and hold the
@@ -93,6 +95,7 @@ class Regression:
 
     targets: tuple[Target, ...]
     columns: tuple[int, ...]
+    levels: tuple[Tensor, ...]
     mean: Tensor
     scale: Tensor
     training: Tensor
@@ -111,14 +114,15 @@ class Regression:
             ``[M]``.
         """
         total, start = torch.zeros_like(weights[:, 0]), 0
-        for number, (target, column) in enumerate(zip(self.targets, self.columns, strict=True)):
+        for number, (target, column, levels) in enumerate(zip(self.targets, self.columns, self.levels, strict=True)):
             found = outputs[..., start : start + target.size].contiguous()  # (M, K, B, Q)
             start += target.size
             there = torch.isfinite(extra[..., column])  # (M, B)
             mean, scale = self.mean[:, number : number + 1], self.scale[:, number : number + 1]  # (M, 1) each
             goals = (torch.where(there, extra[..., column], mean) - mean) / scale  # (M, B)
             counted = weights * there * factors[:, number : number + 1].to(weights.dtype)  # (M, B)
-            losses = regression_losses(target, found, goals[:, None, :, None].to(found.dtype))  # (M, K, B)
+            goal = goals[:, None, :, None].to(found.dtype)  # (M, 1, B, 1)
+            losses = regression_losses(target.settings.loss, found, goal, levels)  # (M, K, B)
             total = total + (losses * counted.unsqueeze(1)).sum(dim=2).mean(dim=1)  # (M,)
         return total
 
