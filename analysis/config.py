@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.errors import UserError, nearest
-from models.settings import ModelSettings, TrainingSettings
+from models.settings import ModelSettings, TargetSettings, TrainingSettings
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -151,6 +151,7 @@ class Classes(Section):
 
     signal: Name
     processes: dict[Name, tuple[Name, ...]] = Field(min_length=2)
+    soft_labels: dict[Name, Name] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Classes:
@@ -164,6 +165,14 @@ class Classes(Section):
                 if process in seen:
                     raise ValueError(f"process {process!r} is in two classes, {seen[process]!r} and {name!r}")
                 seen[process] = name
+        for name in self.soft_labels:
+            if name not in self.processes:
+                raise ValueError(f"soft_labels names {name!r}, which is no class. {nearest(name, self.processes)}")
+        if self.soft_labels and len(self.soft_labels) < len(self.processes) - 1:
+            raise ValueError(
+                f"soft_labels has functions for {', '.join(self.soft_labels)}; one is expected for each class, or for "
+                "all but one, which has the rest"
+            )
         return self
 
 
@@ -227,6 +236,7 @@ class Configuration(Section):
     seed: Annotated[int, Field(ge=0)] = 1
     selection: Selection = Selection()
     spectators: tuple[Name, ...] = ()
+    targets: dict[Name, TargetSettings] = {}
     weights: Weights = Weights()
     folds: Folds = Folds()
     model: ModelSettings = ModelSettings()
@@ -323,6 +333,59 @@ class Configuration(Section):
                 raise ValueError(f"key {key} names {name!r}, which {said}. {nearest(name, self.feature_names)}")
         return self
 
+    @model_validator(mode="after")
+    def _targets_fit(self) -> Configuration:
+        seen = [target.function for target in self.targets.values()]
+        named = [(f"targets.{name}.function", target.function) for name, target in self.targets.items()]
+        named += [(f"classes.soft_labels.{name}", function) for name, function in self.classes.soft_labels.items()]
+        for key, function in named:
+            if function in self.feature_names:
+                raise ValueError(f"key {key}: {function!r} is a feature, so that the network would see what it learns")
+        for function in seen:
+            if seen.count(function) > 1:
+                raise ValueError(f"key targets: two of them are of the function {function!r}")
+        outputs = [*self.target_outputs, *(f"score_{name}" for name in self.class_names)]
+        for name in outputs:
+            if outputs.count(name) > 1:
+                raise ValueError(f"key targets: two outputs would be called {name!r} in the friend trees; rename one")
+        for name in self.training.decorrelation:
+            if name not in self.spectators:
+                hint = nearest(name, self.spectators)
+                raise ValueError(f"key training.decorrelation names {name!r}, which is none of the spectators. {hint}")
+        if self.classes.soft_labels and self.training.label_noise:
+            raise ValueError("key training.label_noise draws hard labels anew; 0 is expected with classes.soft_labels")
+        if not self.targets and self.training.loss_weight == 0:
+            raise ValueError("key training.loss_weight is 0, but there are no targets: nothing would be trained")
+        return self
+
+    @property
+    def target_outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of all regression targets, in the order of the network's."""
+        return tuple(output for name, target in self.targets.items() for output in target.outputs(name))
+
+    @property
+    def soft_labels(self) -> tuple[str | None, ...]:
+        """For each class the function of its probability; empty without soft labels."""
+        labels = self.classes.soft_labels
+        return tuple(labels.get(name) for name in self.class_names) if labels else ()
+
+    @property
+    def judged_truth(self) -> tuple[str, ...]:
+        """What evaluation needs of simulated events beside their features: targets and named spectators."""
+        return tuple(dict.fromkeys([*(t.function for t in self.targets.values()), *self.training.decorrelation]))
+
+    @property
+    def training_truth(self) -> tuple[str, ...]:
+        """What training needs of simulated events beside their features: functions, each once."""
+        functions = [target.function for target in self.targets.values()]
+        soft = [name for name in self.soft_labels if name is not None]
+        return tuple(dict.fromkeys([*functions, *soft, *self.training.decorrelated]))
+
+    @property
+    def truth(self) -> tuple[str, ...]:
+        """All of both."""
+        return tuple(dict.fromkeys([*self.training_truth, *self.judged_truth]))
+
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Features in the order in which the network sees them."""
@@ -406,6 +469,8 @@ class Analysis:
         named += [(f"features.{obj}", n) for obj, group in config.features.items() for n in group]
         named += [("spectators", n) for n in config.spectators]
         named += [("weights.factors", n) for n in config.weights.factors]
+        named += [(f"targets.{name}.function", target.function) for name, target in config.targets.items()]
+        named += [(f"classes.soft_labels.{name}", n) for name, n in config.classes.soft_labels.items()]
         for key, name in named:
             if name not in defined:
                 hint = nearest(name, [d for d in defined if not d.startswith("_")])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from analysis.decorrelation import remaining
 from analysis.errors import UserError
 from analysis.friends import read_friend
 from analysis.metrics import Sample, bootstrap_counts, evaluate
+from analysis.regression import Regressed, judge_target, places
 from analysis.splitting import Scheme, fold_of
 from analysis.statistics import Histogram, binned_significance, choose_edges, score_histograms
 from analysis.table import EventTable
@@ -29,6 +31,7 @@ class ScoreSettings:
         collision: Processes of collision data.
         folds: Number of folds.
         salt: Salt of the folds.
+        targets: Names of the outputs of regression targets.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +39,7 @@ class ScoreSettings:
     collision: tuple[str, ...]
     folds: int
     salt: str
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class EvaluationSettings:
         bins: Bins of the score before merging.
         replicas: Bootstrap replicas.
         seed: Seed of the bootstrap.
+        targets: The regression targets.
+        decorrelation: Spectators whose correlation with the score is given, and the strength of the penalty on it.
     """
 
     features: Mapping[str, str]
@@ -55,6 +61,8 @@ class EvaluationSettings:
     bins: int
     replicas: int
     seed: int
+    targets: Mapping[str, Regressed] = field(default_factory=dict)
+    decorrelation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,20 +74,34 @@ class ScoredEvents:
         fold: Fold of each event, int16 [N].
         routed: Score by the network that left the event's fold out, float32 [N, C].
         ensemble: Mean score over all networks, float32 [N, C].
+        predicted: `routed` and `ensemble` outputs of the regression targets, float32 [N, R] each; none without targets.
     """
 
     table: EventTable
     fold: npt.NDArray[np.int16]
     routed: npt.NDArray[np.float32]
     ensemble: npt.NDArray[np.float32]
+    predicted: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def take(self, rows: npt.NDArray[Any]) -> ScoredEvents:
         """Some rows (bool mask or positions)."""
-        return ScoredEvents(self.table.take(rows), self.fold[rows], self.routed[rows], self.ensemble[rows])
+        predicted = {kind: outputs[rows] for kind, outputs in self.predicted.items()}
+        return ScoredEvents(self.table.take(rows), self.fold[rows], self.routed[rows], self.ensemble[rows], predicted)
+
+    def outputs(self, kind: str) -> npt.NDArray[np.float32]:
+        """`routed` or `ensemble` scores, then outputs of the targets, [N, C + R]."""
+        scores = self.routed if kind == "routed" else self.ensemble
+        return np.hstack([scores, self.predicted[kind]]) if self.predicted else scores
 
 
 def attach_scores(
-    table: EventTable, friends: Sequence[Path], classes: Sequence[str], folds: int, salt: str
+    table: EventTable,
+    friends: Sequence[Path],
+    classes: Sequence[str],
+    folds: int,
+    salt: str,
+    *,
+    targets: Sequence[str] = (),
 ) -> ScoredEvents:
     """Join a table with friend trees.
 
@@ -89,21 +111,24 @@ def attach_scores(
         classes: Names of the classes.
         folds: Number of folds.
         salt: Salt of the folds.
+        targets: Names of the outputs of regression targets.
 
     Raises:
         ValueError: A selected event has no score: the friend belongs to another selection.
     """
     scores = {}
     for kind in ("routed", "ensemble"):
-        joined = np.full((len(table), len(classes)), np.nan, dtype=np.float32)
+        joined = np.full((len(table), len(classes) + len(targets)), np.nan, dtype=np.float32)
         for path in dict.fromkeys(friends):
             chunks = [i for i, friend in enumerate(friends) if friend == path]
             rows = np.isin(table.chunk, chunks)
-            joined[rows] = read_friend(path, classes, kind)[table.entry[rows]]
+            joined[rows] = read_friend(path, classes, kind, targets)[table.entry[rows]]
         if not np.all(np.isfinite(joined)):
             raise ValueError(f"{int(np.sum(~np.isfinite(joined[:, 0])))} selected events have no {kind} score")
         scores[kind] = joined
-    return ScoredEvents(table, fold_of(table.identity, folds, salt), scores["routed"], scores["ensemble"])
+    routed, ensemble = (scores[kind][:, : len(classes)] for kind in ("routed", "ensemble"))
+    predicted = {kind: found[:, len(classes) :] for kind, found in scores.items()} if targets else {}
+    return ScoredEvents(table, fold_of(table.identity, folds, salt), routed, ensemble, predicted)
 
 
 @dataclass(frozen=True)
@@ -208,7 +233,60 @@ def judge(
             for rows in [test & (table.category == name)]
         },
         "significance": _significance(events, weight, scored, settings),
+        **_targets(events, weight, settings),
+        **_decorrelation(events, weight, scored, settings),
     }
+
+
+def _targets(events: ScoredEvents, weight: npt.NDArray[np.float64], settings: EvaluationSettings) -> dict[str, Any]:
+    """Figures of the regression targets over events of all classes that have them; nothing without targets."""
+    if not settings.targets:
+        return {}
+    table, result = events.table, {}
+    for name, place in places(settings.targets).items():
+        target = settings.targets[name]
+        truth = table.columns[target.function]
+        there = (table.label >= 0) & ~np.ma.getmaskarray(truth)
+        figures = {}
+        for part, kind, rows in (
+            ("test", "ensemble", there & table.is_test),
+            ("out_of_fold", "routed", there & ~table.is_test),
+        ):
+            figures[part] = judge_target(
+                target,
+                events.predicted[kind][rows, place],
+                np.ma.getdata(truth)[rows].astype(np.float64),
+                weight=weight[rows],
+                process=table.process[rows],
+                identity=table.identity[rows],
+                replicas=settings.replicas,
+                seed=settings.seed,
+            )
+        result[name] = {"loss": target.loss, "outputs": list(target.outputs), **figures}
+    return {"targets": result}
+
+
+def _decorrelation(
+    events: ScoredEvents, weight: npt.NDArray[np.float64], scored: ScoreSettings, settings: EvaluationSettings
+) -> dict[str, Any]:
+    """What the signal score still knows of named spectators, over background events; nothing without any."""
+    if not settings.decorrelation:
+        return {}
+    table, signal = events.table, scored.classes.index(scored.signal)
+    background = (table.label >= 0) & (table.label != signal)
+    result = {}
+    for name, strength in settings.decorrelation.items():
+        there = background & ~np.ma.getmaskarray(table.columns[name])
+        values = np.ma.getdata(table.columns[name]).astype(np.float64)
+        parts = {
+            part: remaining(scores[rows, signal].astype(np.float64), values[rows], weight[rows], settings.seed)
+            for part, scores, rows in (
+                ("test", events.ensemble, there & table.is_test),
+                ("out_of_fold", events.routed, there & ~table.is_test),
+            )
+        }
+        result[name] = {"strength": strength, **parts}
+    return {"decorrelation": result}
 
 
 def _is_data(table: EventTable, collision: Sequence[str]) -> npt.NDArray[np.bool_]:

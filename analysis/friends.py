@@ -29,8 +29,9 @@ class Scores:
         entry: Entry in the file, int64 [N].
         fold: Fold of each event, int16 [N].
         is_test: Held-out test events, bool [N].
-        routed: Scores of the network that left the event's fold out, float32 [N, C].
-        ensemble: Mean scores over all networks, float32 [N, C].
+        routed: Scores of the network that left the event's fold out, then its outputs of regression targets, float32
+            [N, C + R].
+        ensemble: Means over all networks, float32 [N, C + R].
     """
 
     entry: npt.NDArray[np.int64]
@@ -49,7 +50,7 @@ def score_chunk(
         events: Column store of the selection.
         columns: Column store of each feature.
         features: Features in the order of the networks' inputs.
-        scorer: From values [N, F], presence [N, F] and folds [N] to routed and ensemble scores [N, C].
+        scorer: From values [N, F], presence [N, F] and folds [N] to routed and ensemble scores [N, C + R].
         folds: Number of folds.
         salt: Salt of the folds.
     """
@@ -62,7 +63,9 @@ def score_chunk(
     return Scores(selected["entry"], fold, selected["is_test"].astype(np.bool_), routed, ensemble)
 
 
-def write_friend(path: Path, entries: int, classes: Sequence[str], parts: Sequence[Scores]) -> None:
+def write_friend(
+    path: Path, entries: int, classes: Sequence[str], parts: Sequence[Scores], targets: Sequence[str] = ()
+) -> None:
     """Write a friend tree named `scores`.
 
     Args:
@@ -70,23 +73,26 @@ def write_friend(path: Path, entries: int, classes: Sequence[str], parts: Sequen
         entries: Entries of the file that it befriends.
         classes: Names of the classes.
         parts: Scores of its chunks.
+        targets: Names of the outputs of regression targets.
 
-    The branches are `score_<class>_routed`, `score_<class>_ensemble` (float32, NaN where the event is not selected),
+    The branches are `score_<class>_routed`, `score_<class>_ensemble`, `<target output>_routed`,
+    `<target output>_ensemble` (float32, NaN where the event is not selected),
     `fold` (int16, -1 where not selected), `is_test` and `selected` (bool, false where not selected).
     """
     import uproot
 
     branches: dict[str, npt.NDArray[Any]] = {}
-    for name in classes:
+    stems = _stems(classes, targets)
+    for stem in stems:
         for kind in ("routed", "ensemble"):
-            branches[f"score_{name}_{kind}"] = np.full(entries, np.nan, dtype=np.float32)
+            branches[f"{stem}_{kind}"] = np.full(entries, np.nan, dtype=np.float32)
     branches["fold"] = np.full(entries, -1, dtype=np.int16)
     branches["is_test"] = np.zeros(entries, dtype=np.bool_)
     branches["selected"] = np.zeros(entries, dtype=np.bool_)
     for part in parts:
-        for c, name in enumerate(classes):
-            branches[f"score_{name}_routed"][part.entry] = part.routed[:, c]
-            branches[f"score_{name}_ensemble"][part.entry] = part.ensemble[:, c]
+        for column, stem in enumerate(stems):
+            branches[f"{stem}_routed"][part.entry] = part.routed[:, column]
+            branches[f"{stem}_ensemble"][part.entry] = part.ensemble[:, column]
         branches["fold"][part.entry] = part.fold
         branches["is_test"][part.entry] = part.is_test
         branches["selected"][part.entry] = True
@@ -96,19 +102,26 @@ def write_friend(path: Path, entries: int, classes: Sequence[str], parts: Sequen
             tree.extend(branches)
 
 
-def read_friend(path: Path, classes: Sequence[str], kind: str) -> npt.NDArray[np.float32]:
+def read_friend(path: Path, classes: Sequence[str], kind: str, targets: Sequence[str] = ()) -> npt.NDArray[np.float32]:
     """Read the scores of all entries of a file.
 
     Args:
         path: A friend tree's file.
         classes: Names of the classes.
         kind: `routed` or `ensemble`.
+        targets: Names of the outputs of regression targets.
 
     Returns:
-        float32 [entries, C]; NaN where an event is not selected.
+        float32 [entries, C + R]; NaN where an event is not selected.
     """
     import uproot
 
+    names = [f"{stem}_{kind}" for stem in _stems(classes, targets)]
     with uproot.open(path) as file:
-        arrays = file[TREE].arrays([f"score_{name}_{kind}" for name in classes], library="np")
-    return np.stack([arrays[f"score_{name}_{kind}"] for name in classes], axis=1)
+        arrays = file[TREE].arrays(names, library="np")
+    return np.stack([arrays[name] for name in names], axis=1)
+
+
+def _stems(classes: Sequence[str], targets: Sequence[str]) -> list[str]:
+    """What the branches of each column are called, but for their kind."""
+    return [*(f"score_{name}" for name in classes), *targets]

@@ -1067,6 +1067,51 @@ def category_auc(categories: Mapping[str, Mapping[str, Any]]) -> Plot:
     )
 
 
+def regression(name: str, variable: Variable, predicted: Floats, truth: Floats, weight: FloatArray) -> Plot:
+    """Draw the mean and the spread of predicted less true values, in bins of the true one.
+
+    Args:
+        name: Name of the target.
+        variable: The true value.
+        predicted: float [N].
+        truth: float [N].
+        weight: float64 [N], signed.
+
+    Returns:
+        A plot whose ``numbers`` hold ``edges``, and per bin ``bias`` and ``resolution``, with ``None`` where they are
+        not defined.
+    """
+    values = truth.astype(np.float64)
+    edges = _edges([values], 12)
+    rest = predicted.astype(np.float64) - values
+    sums = [_histogram(values, weight * rest**power, edges)[0] for power in range(3)]
+    total = np.where(sums[0] > 0, sums[0], np.nan)
+    bias = sums[1] / total
+    squares = sums[2] / total - bias**2
+    resolution = np.sqrt(np.where(squares >= 0, squares, np.nan))
+    middle = (edges[1:] + edges[:-1]) / 2
+    with _figure(_SMALL, margins=_STACK_MARGINS) as (figure, ax):
+        ax.axhline(0, color="#94a4a2", linewidth=0.8)
+        ax.errorbar(
+            middle, bias, xerr=np.diff(edges) / 2, yerr=resolution, fmt="o", color="#5790fc", markersize=4, capsize=2
+        )
+        ax.set_xlabel(variable.axis)
+        ax.set_ylabel("predicted - true" + (f" [{_text(variable.unit)}]" if variable.unit else ""))
+
+    def listed(column: FloatArray) -> list[float | None]:
+        return [float(x) if np.isfinite(x) else None for x in column]
+
+    return Plot(
+        name=f"regression_{name}",
+        section="performance",
+        title=f"Bias and resolution of {variable.heading}",
+        caption="Mean (points) and standard deviation (bars) of predicted less true values of the ensemble on test "
+        "events, in bins of the true value; the outer bins hold what lies beyond the axis.",
+        figure=figure,
+        numbers={"edges": edges.tolist(), "bias": listed(bias), "resolution": listed(resolution)},
+    )
+
+
 @contextmanager
 def _figure(
     size: tuple[float, float], rows: tuple[int, ...] = (1,), margins: Margins | None = None

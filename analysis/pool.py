@@ -19,7 +19,8 @@ from analysis.splitting import Scheme, fold_of, roles
 from analysis.table import EventTable, TableSettings
 from analysis.weights import effective_number
 
-ARRAYS = ("values", "present", "labels", "weights", "identity", "folds")
+_CLOSE = 1e-3  # how exactly soft labels sum to one
+ARRAYS = ("values", "present", "labels", "weights", "identity", "folds", "extra")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class PoolSettings:
         count: Number of folds.
         scheme: How networks use the folds.
         salt: Salt of the folds.
-        minimum: Fewest events of a class in a fold.
+        minimum: Fewest events of a class in a fold, and of those that have a target.
+        targets: Functions of the regression targets.
+        soft_labels: For each class the function of its probability; empty without soft labels.
     """
 
     table: TableSettings
@@ -43,6 +46,8 @@ class PoolSettings:
     scheme: Scheme
     salt: str
     minimum: int
+    targets: tuple[str, ...] = ()
+    soft_labels: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Pool:
         weights: float64 [N], signed physics weights.
         identity: uint64 [N].
         folds: int16 [N].
+        extra: float32 [N, E], NaN where absent: what only losses and weights know of an event.
+        extra_names: Names of these columns.
         statistics: For each network: its folds and, per class, events, n_eff and Σw in training and stopping.
     """
 
@@ -73,6 +80,8 @@ class Pool:
     weights: npt.NDArray[np.float64]
     identity: npt.NDArray[np.uint64]
     folds: npt.NDArray[np.int16]
+    extra: npt.NDArray[np.float32]
+    extra_names: tuple[str, ...]
     statistics: Sequence[Mapping[str, Any]]
 
     def uses(self, network: int, count: int, scheme: Scheme) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -89,7 +98,8 @@ def prepare(table: EventTable, settings: PoolSettings) -> Pool:
         settings: Features, classes and folds.
 
     Raises:
-        UserError: No events, too few of a class in a fold, or a class whose weights sum to zero or below.
+        UserError: No events, too few of a class or with a target in a fold, a class whose weights sum to zero or below,
+            or soft labels that are no probabilities.
     """
     chosen = table.take(~table.is_test & table.training & (table.label >= 0))
     if len(chosen) == 0:
@@ -118,6 +128,8 @@ def prepare(table: EventTable, settings: PoolSettings) -> Pool:
         weights=chosen.weight,
         identity=chosen.identity,
         folds=folds,
+        extra=_extra(chosen, folds, settings),
+        extra_names=settings.table.truth,
         statistics=[_statistics(n, labels, chosen.weight, folds, settings) for n in range(settings.count)],
     )
 
@@ -149,6 +161,43 @@ def _check_counts(
         + "\n".join(lines)
         + "\nUse more events, looser cuts or fewer folds (folds.count)."
     )
+
+
+def _extra(chosen: EventTable, folds: npt.NDArray[np.int16], settings: PoolSettings) -> npt.NDArray[np.float32]:
+    """The columns of the truth side by side, float32 [N, E], NaN where absent."""
+    names = settings.table.truth
+    extra = np.empty((len(chosen), len(names)), dtype=np.float32)
+    for place, name in enumerate(names):
+        extra[:, place] = np.ma.filled(chosen.columns[name].astype(np.float32), np.nan)
+    used = chosen.weight != 0
+    for name in settings.targets:
+        there = used & np.isfinite(extra[:, names.index(name)])
+        counts = [int(np.sum(there & (folds == fold))) for fold in range(settings.count)]
+        if min(counts) < settings.minimum:
+            raise UserError(
+                f"Target {name}: {', '.join(map(str, counts))} events of folds 0 to {settings.count - 1} have it; at "
+                f"least {settings.minimum} are needed in each. Look at the function in physics.py, or use fewer folds."
+            )
+    _check_soft_labels(extra, settings)
+    return extra
+
+
+def _check_soft_labels(extra: npt.NDArray[np.float32], settings: PoolSettings) -> None:
+    """Probabilities are between 0 and 1, and those of an event sum to one."""
+    named = [name for name in settings.soft_labels if name is not None]
+    if not named:
+        return
+    shares = extra[:, [settings.table.truth.index(name) for name in named]].astype(np.float64)  # [N, C]
+    total = shares.sum(axis=1)
+    known = np.isfinite(total)
+    rest = 1 - total if len(named) < len(settings.classes) else np.where(np.abs(total - 1) > _CLOSE, -1.0, 0.0)
+    wrong = known & ((shares < -_CLOSE).any(axis=1) | (shares > 1 + _CLOSE).any(axis=1) | (rest < -_CLOSE))
+    if wrong.any():
+        first = ", ".join(f"{name} = {value:g}" for name, value in zip(named, shares[wrong][0], strict=True))
+        raise UserError(
+            f"Soft labels: those of {int(wrong.sum())} of {len(extra)} events are no probabilities, first {first}; "
+            "numbers from 0 to 1 that sum to one over the classes are expected, or None for the label of the process."
+        )
 
 
 def _statistics(
@@ -185,6 +234,7 @@ def save_pool(pool: Pool, folder: Path) -> None:
         "objects": pool.objects,
         "dropped": pool.dropped,
         "classes": pool.classes,
+        "extra": pool.extra_names,
         "events": len(pool.labels),
         "statistics": list(pool.statistics),
     }
@@ -200,6 +250,7 @@ def load_pool(folder: Path) -> Pool:
         objects=tuple(description["objects"]),
         dropped=tuple(description["dropped"]),
         classes=tuple(description["classes"]),
+        extra_names=tuple(description["extra"]),
         statistics=description["statistics"],
         **arrays,
     )

@@ -117,7 +117,7 @@ def render(content: ReportContent) -> str:
     return environment.get_template("report.html.j2").render(
         title=content.title or content.name,
         name=content.name,
-        summary=summary,
+        summary={"targets": {}, "decorrelation": {}} | dict(summary),
         samples=_samples(summary),
         test=metrics["test"],
         backgrounds=[c for c in summary["classes"] if c != summary["signal"]],
@@ -178,6 +178,13 @@ def table(summary: Mapping[str, Any]) -> str:
         for (label, _), row in zip(samples, values, strict=True):
             rows_auc.append((label, *(row[c] for c in columns)))
         blocks.append(_aligned(rows_auc, left=1))
+
+    if summary.get("targets"):
+        figures = ("bias", "resolution", "spread")
+        rows_targets: list[tuple[str, ...]] = [("ensemble on test events", "bias", "resolution", "spread of truth")]
+        for name, target in summary["targets"].items():
+            rows_targets.append((_cut(name, 26), *(_significant(target["test"][key]) for key in figures)))
+        blocks.append(_aligned(rows_targets, left=1))
 
     significance = summary["significance"]
     if significance["value"] is None:

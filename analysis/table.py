@@ -105,6 +105,7 @@ class TableSettings:
         normalisations: Normalisation of each of them.
         collision: Data sets of collision data: no weight factors there.
         columns: Features and spectators to read.
+        truth: What is known of simulated events alone; absent where a chunk has no such column.
         factors: Weight factors to multiply on.
         duplicates: What to do about events that occur twice in a process or in a data set.
     """
@@ -116,9 +117,12 @@ class TableSettings:
     columns: tuple[str, ...]
     factors: tuple[str, ...]
     duplicates: Literal["error", "drop", "keep"]
+    truth: tuple[str, ...] = ()
 
     @staticmethod
-    def of(config: Configuration, processes: Sequence[str], columns: Sequence[str]) -> TableSettings:
+    def of(
+        config: Configuration, processes: Sequence[str], columns: Sequence[str], truth: Sequence[str] = ()
+    ) -> TableSettings:
         """The settings of a table of some processes and columns of an analysis."""
         return TableSettings(
             processes=tuple(processes),
@@ -128,6 +132,7 @@ class TableSettings:
             columns=tuple(columns),
             factors=config.weights.factors,
             duplicates=config.identity.duplicates,
+            truth=tuple(name for name in truth if name not in columns),
         )
 
 
@@ -173,9 +178,12 @@ def load_table(chunks: Sequence[Chunk], totals: Mapping[str, Totals], settings: 
         part["file"] = np.full(len(process), chunk.file_key, dtype=object)
         for name in settings.columns:
             part[f"column:{name}"] = np.ma.asarray(read_columns(chunk.columns[name])[name])
+        for name in settings.truth:
+            part[f"column:{name}"] = _truth(chunk, name, len(process))
         kept = process >= 0
         parts.append({name: values[kept] for name, values in part.items()})
-    joined = _join(parts, settings.columns)
+    names = (*settings.columns, *settings.truth)
+    joined = _join(parts, names)
     order = np.lexsort((joined["entry"], joined["file"].astype(str), joined["process"], joined["identity"]))
     joined = {name: values[order] for name, values in joined.items()}
     kept = _unique(joined, settings)
@@ -191,7 +199,7 @@ def load_table(chunks: Sequence[Chunk], totals: Mapping[str, Totals], settings: 
         category=joined["category"][kept],
         chunk=joined["chunk"][kept],
         entry=joined["entry"][kept],
-        columns={name: joined[f"column:{name}"][kept] for name in settings.columns},
+        columns={name: joined[f"column:{name}"][kept] for name in names},
     )
 
 
@@ -200,6 +208,14 @@ def _factor(chunk: Chunk, name: str) -> npt.NDArray[np.float64]:
     if np.ma.is_masked(values):
         raise UserError(f"Weight factor {name} is None for some events of data set {chunk.dataset!r}; give 1 instead.")
     return np.asarray(values, dtype=np.float64)
+
+
+def _truth(chunk: Chunk, name: str, count: int) -> np.ma.MaskedArray[Any, Any]:
+    """A column that only simulated events have."""
+    if name not in chunk.columns:
+        return np.ma.MaskedArray(np.zeros(count, dtype=np.float32), mask=True)
+    column: np.ma.MaskedArray[Any, Any] = np.ma.asarray(read_columns(chunk.columns[name])[name])
+    return column
 
 
 def _join(parts: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import torch
 
 from models.members import History, TrainedMember
 from models.networks import Classifier
-from models.preprocessing import Signature
-from models.settings import Augmentation, InputSettings, ModelSettings, TrainingSettings
+from models.preprocessing import Signature, Target
+from models.settings import Augmentation, InputSettings, ModelSettings, TargetSettings, TrainingSettings
 from models.training import single_threaded
 from models.transforms import Transform, stack_transforms
 
@@ -141,7 +141,7 @@ def load_member(path: str | Path) -> TrainedMember:
         fold=description["fold"],
         index=description["index"],
         seed=description["seed"],
-        signature=Signature(**_tuples(description["signature"])),
+        signature=_signature(description["signature"]),
         model=ModelSettings(**model),
         training=TrainingSettings(**training),
         transform=Transform(named("transform.")),
@@ -156,7 +156,7 @@ def load_member(path: str | Path) -> TrainedMember:
 def predict(
     ensemble: Ensemble, values: npt.NDArray[np.float32], present: npt.NDArray[np.bool_], device: str = "cpu"
 ) -> npt.NDArray[np.float32]:
-    """Compute the class probabilities of every member for every event.
+    """Compute the class probabilities of every member for every event, and the regression targets.
 
     An event's probabilities depend, to the last bit, on its own values alone: not on its neighbours, on how a file
     was cut into chunks, or on the other members.
@@ -168,7 +168,7 @@ def predict(
         device: torch's name of the device.
 
     Returns:
-        float32 ``[M, N, C]``.
+        float32 ``[M, N, C + R]``: the probabilities, then the outputs of the targets, in their units.
 
     Raises:
         ValueError: If a shape does not fit or a value that is present is not finite.
@@ -181,8 +181,8 @@ def predict(
         row, column = np.argwhere(~np.isfinite(clean))[0]
         raise ValueError(f"Event {row}: {ensemble.signature.features[column]} is {clean[row, column]}, not finite.")
     classifier, views, statistics = ensemble.stacked(device)
-    members, classes = len(ensemble.members), len(ensemble.signature.classes)
-    probabilities = np.empty((members, len(values), classes), dtype=np.float32)
+    outputs = len(ensemble.signature.classes) + len(ensemble.signature.predicted)
+    predictions = np.empty((len(ensemble.members), len(values), outputs), dtype=np.float32)
     with single_threaded(), torch.inference_mode():
         for start in range(0, len(values), BLOCK):
             count = min(BLOCK, len(values) - start)
@@ -191,26 +191,26 @@ def predict(
             block[0, :count] = torch.from_numpy(clean[start : start + count])
             known[0, :count] = torch.from_numpy(present[start : start + count])
             inputs = (block.to(device), known.to(device))  # (1, B, F) each
-            found = classifier.probabilities(views, statistics, *inputs)  # (M, B, C)
-            probabilities[:, start : start + count] = found[:, :count].cpu().numpy()
-    return probabilities
+            found = classifier.predictions(views, statistics, *inputs)  # (M, B, C + R)
+            predictions[:, start : start + count] = found[:, :count].cpu().numpy()
+    return predictions
 
 
 def combine(
-    probabilities: npt.NDArray[np.float32],
+    predictions: npt.NDArray[np.float32],
     member_folds: npt.NDArray[np.int64],
     event_folds: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Average over members, by fold and over all.
 
     Args:
-        probabilities: ``[M, N, C]``.
+        predictions: ``[M, N, C + R]``.
         member_folds: The fold that each member left out, ``[M]``.
         event_folds: The fold of each event, ``[N]``.
 
     Returns:
         ``routed``, the mean over the members that left out the event's own fold, and ``ensemble``, the mean over all
-        members: float32 ``[N, C]`` each.
+        members: float32 ``[N, C + R]`` each.
 
     Raises:
         ValueError: If no member left out the fold of an event.
@@ -219,16 +219,24 @@ def combine(
     missing = sorted(set(event_folds.tolist()) - set(known))
     if missing:
         raise ValueError(f"No network left out fold {missing[0]}; there are networks for folds {known}.")
-    routed = np.empty(probabilities.shape[1:], dtype=np.float32)
+    routed = np.empty(predictions.shape[1:], dtype=np.float32)
     for fold in np.unique(event_folds):
         events = event_folds == fold
-        routed[events] = _mean(probabilities[member_folds == fold][:, events])
-    return routed, _mean(probabilities)
+        routed[events] = _mean(predictions[member_folds == fold][:, events])
+    return routed, _mean(predictions)
 
 
-def _mean(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    mean: npt.NDArray[np.float32] = probabilities.mean(axis=0, dtype=np.float64).astype(np.float32)
+def _mean(predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    mean: npt.NDArray[np.float32] = predictions.mean(axis=0, dtype=np.float64).astype(np.float32)
     return mean
+
+
+def _signature(described: dict[str, Any]) -> Signature:
+    """Read what `dataclasses.asdict` made of a signature."""
+    targets = tuple(
+        Target(target["name"], TargetSettings(**_tuples(target["settings"]))) for target in described.get("targets", ())
+    )
+    return Signature(**_tuples(described | {"targets": targets}))
 
 
 def _tuples(mapping: dict[str, Any]) -> dict[str, Any]:

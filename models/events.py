@@ -7,6 +7,7 @@ window, in which each network shuffles its own events. An event is met once per 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ class TrainingEvents:
         labels: int64 ``[N]``: positions in ``signature.classes``.
         weights: float64 ``[N]``: physics weights, signed.
         identity: uint64 ``[N]``, ascending: a hash of each event's identity, from which the batch order follows.
+        extra: float32 ``[N, E]``, NaN where there is none: what only the loss knows of an event.
+        extra_names: Of these columns.
+        soft_labels: For each class the column of its probability; ``None`` for one class at most, which has the rest.
+            Empty: labels are hard.
+        signal: Position of the signal class, which decorrelation needs.
     """
 
     signature: Signature
@@ -47,6 +53,16 @@ class TrainingEvents:
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
     identity: npt.NDArray[np.uint64]
+    extra: npt.NDArray[np.float32] | None = None
+    extra_names: tuple[str, ...] = ()
+    soft_labels: tuple[str | None, ...] = ()
+    signal: int | None = None
+
+    def further(self, names: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Some of the extra columns, ``[N, len(names)]``."""
+        if self.extra is None or not names:
+            return np.empty((len(self.labels), 0), dtype=np.float32)
+        return self.extra[:, [self.extra_names.index(name) for name in names]]
 
     def columns(self) -> tuple[npt.NDArray[Any], ...]:
         """The arrays in the order of `Table`'s fields; of equal identities, each but the first gets one of its own."""
@@ -56,7 +72,8 @@ class TrainingEvents:
             identity = identity.copy()
             for row in again:
                 identity[row] = np.uint64(hashing.key(int(identity[row - 1]), 1) % 2**64)
-        return self.values, self.present, self.labels, self.weights, identity.view(np.int64)
+        extra = self.further(()) if self.extra is None else self.extra
+        return self.values, self.present, self.labels, self.weights, identity.view(np.int64), extra
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,7 @@ class Table:
     labels: Tensor  # (n,)
     weights: Tensor  # (n,) float64
     identity: Tensor  # (n,) int64
+    extra: Tensor  # (n, E); NaN where there is none
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return values and presence ``[M, B, F]``, labels and weights ``[M, B]`` of rows ``[M, B]``."""
@@ -79,6 +97,12 @@ class Table:
         real = rows >= 0  # (M, B)
         # What pads may be an event that no network uses, with anything in it.
         return values, present & real.unsqueeze(-1), labels * real, torch.where(real, weights, 0.0)
+
+    def gather_extra(self, rows: Tensor) -> Tensor:
+        """Return the extra columns ``[M, B, E]`` of rows ``[M, B]``, NaN where they pad."""
+        places = torch.where(rows < 0, ~rows, rows).flatten()  # (M·B,)
+        extra = self.extra.index_select(0, places).view(*rows.shape, -1)  # (M, B, E)
+        return torch.where((rows < 0).unsqueeze(-1), math.nan, extra)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One ONNX file for the whole ensemble: raw features in, class probabilities out.
+"""One ONNX file for the whole ensemble: raw features in, class probabilities and regression targets out.
 
 Preprocessing, learned absent values, presence inputs, all networks, their means and the routing by fold are inside,
 so that what reads the file needs no knowledge of the training.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,15 +38,20 @@ class _Routed(nn.Module):
         for number, table in enumerate(tables.values()):
             self.register_buffer(f"table{number}", table)
 
-    def forward(self, features: Tensor, fold: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, fold: Tensor) -> tuple[Tensor, ...]:
         present = ~torch.isnan(features).unsqueeze(0)  # (1, N, F)
         views = {parameter.name: self.views[parameter.name] for parameter in self.classifier.parameters}
         statistics = {name: getattr(self, f"table{number}") for number, name in enumerate(self.names)}
-        probabilities = self.classifier.probabilities(views, statistics, features.unsqueeze(0), present)  # (M, N, C)
-        chosen = (fold.unsqueeze(0) == self.folds.unsqueeze(1)).to(probabilities.dtype)  # (M, N)
+        found = self.classifier.predictions(views, statistics, features.unsqueeze(0), present)  # (M, N, C + R)
+        chosen = (fold.unsqueeze(0) == self.folds.unsqueeze(1)).to(found.dtype)  # (M, N)
         # Without a network of that fold 0 / 0 makes the routed score NaN: no score is better than a wrong one.
-        routed = (probabilities * chosen.unsqueeze(-1)).sum(dim=0) / chosen.sum(dim=0).unsqueeze(-1)  # (N, C)
-        return routed, probabilities.mean(dim=0)  # (N, C) each
+        routed = (found * chosen.unsqueeze(-1)).sum(dim=0) / chosen.sum(dim=0).unsqueeze(-1)  # (N, C + R)
+        both = (routed, found.mean(dim=0))  # (N, C + R) each
+        if not self.classifier.targets:
+            return both
+        sizes = [self.classifier.classes, *(target.size for target in self.classifier.targets)]
+        parts = [torch.split(kind, sizes, dim=1) for kind in both]  # (N, C), (N, Q) ... each
+        return tuple(part for pair in zip(*parts, strict=True) for part in pair)
 
 
 def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -54,9 +59,10 @@ def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str
 
     Inputs are ``features``, float32 ``[N, F]`` in the units of training with NaN where a value is absent, and
     ``fold``, int64 ``[N]``, the fold of each event. Outputs are ``routed`` and ``ensemble``, float32 ``[N, C]``, as
-    `models.ensemble.combine` defines them; ``routed`` is NaN for a fold that no network left out. The file's metadata
-    hold ``features``, ``feature_objects``, ``classes`` and ``folds`` as JSON lists, ``prior``, and what
-    the caller adds.
+    `models.ensemble.combine` defines them, and for each regression target ``NAME_routed`` and ``NAME_ensemble``,
+    float32 ``[N, Q]``, in its unit; what is routed is NaN for a fold that no network left out. The file's metadata
+    hold ``features``, ``feature_objects``, ``classes`` and ``folds`` as JSON lists, ``targets``, the names of each
+    target's columns, ``prior``, and what the caller adds.
 
     Args:
         ensemble: The networks.
@@ -75,7 +81,7 @@ def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str
             dynamo=True,
             opset_version=OPSET,
             input_names=["features", "fold"],
-            output_names=["routed", "ensemble"],
+            output_names=_outputs([target.name for target in ensemble.signature.targets]),
             dynamic_shapes={"features": {0: batch}, "fold": {0: batch}},
             verbose=False,
         )
@@ -86,6 +92,7 @@ def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str
         "feature_objects": json.dumps(ensemble.signature.feature_objects),
         "classes": json.dumps(ensemble.signature.classes),
         "folds": json.dumps(ensemble.folds.tolist()),
+        **_described(ensemble),
         "prior": "equal for all classes",
         "training_precision": " ".join(sorted({member.precision for member in ensemble.members})),
         **metadata,
@@ -110,20 +117,31 @@ def run_onnx(
         folds: The fold of each event, ``[N]``.
 
     Returns:
-        ``routed`` and ``ensemble``, float32 ``[N, C]`` each.
+        Routed and ensemble, float32 ``[N, C + R]`` each: the probabilities, then the outputs of the targets.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    blocks = []
+    names, blocks = [output.name for output in session.get_outputs()], []
     for start in range(0, max(1, len(values)), BLOCK):
         part = slice(start, start + BLOCK)
         features = np.where(present[part], values[part], np.float32(np.nan)).astype(np.float32)
-        blocks.append(session.run(["routed", "ensemble"], {"features": features, "fold": folds[part]}))
+        found = session.run(names, {"features": features, "fold": folds[part]})
+        blocks.append([np.concatenate(found[kind::2], axis=1) for kind in (0, 1)])
     routed, ensemble = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return routed, ensemble
+
+
+def difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    """The largest difference of predictions ``[N, C + R]``; infinite where one is not finite.
+
+    In a column with sizes above one it is a share of the largest: float32 keeps seven digits, whatever a target's unit.
+    """
+    sizes = np.maximum(1, np.abs(expected).max(axis=0, initial=0))  # (C + R,)
+    gap = (np.abs(found - expected) / sizes).max(initial=0)
+    return float(gap) if np.isfinite(gap) else np.inf
 
 
 def check_onnx(
@@ -136,12 +154,22 @@ def check_onnx(
     """Compare an exported file with PyTorch; arguments as `run_onnx`, and what the file was made from.
 
     Returns:
-        The largest absolute difference over all events, classes and both outputs; infinite if the file gives NaN.
+        The largest `difference` over all events and outputs; infinite if the file gives NaN.
     """
-    expected = combine(predict(ensemble, values, present), ensemble.folds, folds)  # (N, C) each
+    expected = combine(predict(ensemble, values, present), ensemble.folds, folds)  # (N, C + R) each
     found = run_onnx(path, values, present, folds)
-    gaps = [np.abs(theirs - ours).max(initial=0) for theirs, ours in zip(found, expected, strict=True)]
-    return float(max(gap if np.isfinite(gap) else np.inf for gap in gaps))
+    return max(difference(theirs, ours) for theirs, ours in zip(found, expected, strict=True))
+
+
+def _outputs(targets: Sequence[str]) -> list[str]:
+    """Names of the outputs of the file."""
+    return [kind if name is None else f"{name}_{kind}" for name in (None, *targets) for kind in ("routed", "ensemble")]
+
+
+def _described(ensemble: Ensemble) -> dict[str, str]:
+    """What the metadata say of regression targets; nothing without any."""
+    targets = ensemble.signature.targets
+    return {"targets": json.dumps({target.name: target.outputs for target in targets})} if targets else {}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +40,8 @@ def fit_transforms(layout: Layout, events: TrainingEvents, uses: Sequence[Mask])
         ValueError: A category holds a number that float32 can't tell from others.
     """
     labels, sizes = events.labels, np.abs(events.weights)
-    classes = int(labels.max()) + 1
-    sums = [np.bincount(labels[use], weights=sizes[use], minlength=classes) for use in uses]  # (C,) each
-    shares = [1 / np.where(own > 0, own, 1.0) for own in sums]  # (C,) each
-    moments = _moments(events, uses, shares)  # (3, F) each
+    shares = _shares(events, uses)  # (C,) each
+    moments = _moments(events, events.values, events.present, uses, shares)  # (3, F) each
     found: list[dict[str, list[Doubles]]] = [{} for _ in uses]  # by table, the columns of its features
     for group in layout.groups:
         for feature in group.features:
@@ -65,6 +64,31 @@ def fit_transforms(layout: Layout, events: TrainingEvents, uses: Sequence[Mask])
         Transform({"seen": _rounded(total[np.newaxis] > 0)} | {n: _rounded(np.stack(c, 1)) for n, c in tables.items()})
         for (total, _, _), tables in zip(moments, found, strict=True)
     ]
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of some columns, float32 ``[T]`` each; 0 and 1 for one that no event has."""
+
+    mean: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32]
+
+
+def fit_moments(events: TrainingEvents, columns: npt.NDArray[np.float32], uses: Sequence[Mask]) -> list[Moments]:
+    """Fit the standardisation of columns ``[N, T]``, NaN where there is none, as `fit_transforms` does of features."""
+    present = np.isfinite(columns)
+    found = []
+    for sums in _moments(events, columns, present, uses, _shares(events, uses)):
+        fits = [_standardisation(*own) for own in sums.T]
+        found.append(Moments(*(_rounded(np.concatenate([fit[name] for fit in fits])) for name in ("shift", "scale"))))
+    return found
+
+
+def _shares(events: TrainingEvents, uses: Sequence[Mask]) -> list[Doubles]:
+    """For each network what makes the sums of \\|w\\| over its training events 1 in each class, ``[C]``."""
+    labels, sizes = events.labels, np.abs(events.weights)
+    classes = int(labels.max()) + 1
+    sums = [np.bincount(labels[use], weights=sizes[use], minlength=classes) for use in uses]  # (C,) each
+    return [1 / np.where(own > 0, own, 1.0) for own in sums]  # (C,) each
 
 
 def _sorts(layout: Layout, group: Group) -> bool:
@@ -114,14 +138,20 @@ def _bins(group: Group, own: Mapping[str, Doubles], x: Doubles, mass: Doubles, c
     return {"start": start, "rise": rise, "top": top}
 
 
-def _moments(events: TrainingEvents, uses: Sequence[Mask], shares: Sequence[Doubles]) -> list[Doubles]:
-    """Sums of w, w·x and w·x² of each network, ``[3, F]`` each."""
-    features = events.values.shape[1]
+def _moments(
+    events: TrainingEvents,
+    columns: npt.NDArray[np.float32],
+    present: npt.NDArray[np.bool_],
+    uses: Sequence[Mask],
+    shares: Sequence[Doubles],
+) -> list[Doubles]:
+    """Sums of w, w·x and w·x² of each network over columns ``[N, F]``, where they are present: ``[3, F]`` each."""
+    features = columns.shape[1]
     moments = [torch.zeros(3 * features, dtype=torch.float64) for _ in uses]
     for start in range(0, len(events.labels), CHUNK):
         chunk = slice(start, start + CHUNK)
-        values, weights, labels = events.values[chunk], events.weights[chunk], events.labels[chunk]
-        known = events.present[chunk] & np.isfinite(values)  # (n, F)
+        values, weights, labels = columns[chunk], events.weights[chunk], events.labels[chunk]
+        known = present[chunk] & np.isfinite(values)  # (n, F)
         there, x = torch.from_numpy(known).double(), torch.from_numpy(np.where(known, values, 0)).double()
         powers = torch.cat([there, x, x.square()], dim=1)  # (n, 3·F)
         for sums, use, share in zip(moments, uses, shares, strict=True):

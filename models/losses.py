@@ -29,7 +29,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     Returns:
         ``[M]``, in nats times the unit of the weights.
     """
-    return _weighted(_chosen(functional.log_softmax(logits, dim=-1), labels, None), weights)
+    return _weighted(_chosen(functional.log_softmax(logits, dim=-1), labels), weights)
 
 
 class Losses:
@@ -38,7 +38,8 @@ class Losses:
     With targets q_c, 1 for the label and 0 for the other classes, an event of weight w costs -w Σ q_c ln p_c
     (``cross_entropy``), -w Σ q_c (1 - p_c)^γ ln p_c (``focal``: Lin et al., arXiv 1708.02002, eq. 4), or
     -w Σ [q_c ln σ(z_c) + (1 - q_c) ln(1 - σ(z_c))] (``binary_cross_entropy``: one logit z_c for each class, which
-    tells it from the others). Label smoothing (Szegedy et al., arXiv 1512.00567, section 7) makes the targets
+    tells it from the others), or w Σ q_c ln(q_c / p_c) (``kullback_leibler``). Soft labels are targets q_c of the
+    events' own. Label smoothing (Szegedy et al., arXiv 1512.00567, section 7) makes the targets
     (1 - ε) q_c + ε / C, as torch does.
     """
 
@@ -53,24 +54,42 @@ class Losses:
         self.name: Loss = name
         self.gammas = columns([chosen(own, "loss").get("focal_gamma", 0.0) for own in settings], device)  # (M, 1)
         self.smoothing = columns([own.label_smoothing for own in settings], device)  # (M, 1)
+        shares = [own.loss_weight for own in settings]
+        share = torch.tensor(shares, dtype=torch.float64, device=device)  # (M,)
+        self.share = None if all(own == 1 for own in shares) else share
 
-    def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """Sum over the events of each member what the training minimises; arguments as `cross_entropy`."""
-        return self._sums(logits, labels, weights, self.smoothing)
+    def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor, soft: Tensor | None = None) -> Tensor:
+        """Sum over the events of each member what the training minimises.
 
-    def plain(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """Sum it without label smoothing: what is kept, stopped on and shown; arguments as `cross_entropy`."""
-        return self._sums(logits, labels, weights, None)
+        Args:
+            logits: As of `cross_entropy`.
+            labels: Likewise.
+            weights: Likewise.
+            soft: Soft labels ``[M, 1, B, C]`` in place of the labels.
+        """
+        return self._shared(self._sums(logits, labels, weights, self.smoothing, soft))
+
+    def plain(self, logits: Tensor, labels: Tensor, weights: Tensor, soft: Tensor | None = None) -> Tensor:
+        """Sum it without label smoothing: what is kept, stopped on and shown; arguments as of a call."""
+        return self._shared(self._sums(logits, labels, weights, None, soft))
 
     def select(self, keep: Tensor) -> None:
         """Keep only the members at these positions, int64 ``[M']``."""
-        self.gammas, self.smoothing = (None if x is None else x[keep] for x in (self.gammas, self.smoothing))
+        for name in ("gammas", "smoothing", "share"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value[keep])
 
-    def _sums(self, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: Tensor | None) -> Tensor:
-        if self.name == "cross_entropy" and smoothing is None:
+    def _shared(self, sums: Tensor) -> Tensor:
+        return sums if self.share is None else sums * self.share.to(sums.dtype)
+
+    def _sums(
+        self, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: Tensor | None, soft: Tensor | None
+    ) -> Tensor:
+        hard = smoothing is None and soft is None
+        if hard and self.name in ("cross_entropy", "kullback_leibler"):
             return cross_entropy(logits, labels, weights)
         if self.name == "binary_cross_entropy":
-            goals = targets(labels, logits.shape[-1], smoothing).to(logits.dtype)  # (M, 1, B, C)
+            goals = targets(labels, logits.shape[-1], smoothing, soft).to(logits.dtype)  # (M, 1, B, C)
             costs = functional.binary_cross_entropy_with_logits(logits, goals.expand_as(logits), reduction="none")
             return _weighted(-costs.sum(dim=-1), weights)
         scores = functional.log_softmax(logits, dim=-1)  # (M, K, B, C)
@@ -78,16 +97,33 @@ class Losses:
             # No power of zero, whose slope may be infinite; without a slope here, where an event is learned to the end.
             missing = (-torch.expm1(scores)).clamp(min=_LEARNED)  # (M, K, B, C), 1 - p
             scores = missing.pow(self.gammas[:, :, None, None].to(logits.dtype)) * scores
-        return _weighted(_chosen(scores, labels, smoothing), weights)
+        if hard:
+            return _weighted(_chosen(scores, labels), weights)
+        goals = targets(labels, logits.shape[-1], smoothing, soft).to(logits.dtype)  # (M, 1, B, C)
+        if self.name == "kullback_leibler":
+            scores = scores - goals.clamp(min=_LEARNED).log()  # (M, K, B, C), ln(p / q)
+        return _weighted((scores * goals).sum(dim=-1), weights)
 
 
-def targets(labels: Tensor, classes: int, smoothing: Tensor | None) -> Tensor:
-    """What the probabilities should be, ``[M, 1, B, C]``, from labels ``[M, B]`` and the smoothing ``[M, 1]``."""
-    hard = (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).unsqueeze(1)  # (M, 1, B, C)
+def targets(labels: Tensor, classes: int, smoothing: Tensor | None, soft: Tensor | None = None) -> Tensor:
+    """What the probabilities should be.
+
+    Args:
+        labels: ``[M, B]``.
+        classes: Number of classes C.
+        smoothing: ``[M, 1]``; ``None`` for none.
+        soft: Soft labels ``[M, 1, B, C]`` in place of the labels.
+
+    Returns:
+        ``[M, 1, B, C]``.
+    """
+    goals = soft
+    if goals is None:
+        goals = (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).unsqueeze(1)  # (M, 1, B, C)
     if smoothing is None:
-        return hard
+        return goals
     share = smoothing[:, :, None, None]  # (M, 1, 1, 1)
-    return hard * (1 - share) + share / classes
+    return goals * (1 - share) + share / classes
 
 
 def probabilities(logits: Tensor, loss: Loss) -> Tensor:
@@ -106,10 +142,8 @@ def columns(values: Sequence[float], device: str | torch.device) -> Tensor | Non
     return torch.tensor(values, dtype=torch.float64, device=device).unsqueeze(1) if any(values) else None
 
 
-def _chosen(scores: Tensor, labels: Tensor, smoothing: Tensor | None) -> Tensor:
-    """Each event's mean of scores ``[M, K, B, C]`` over its targets: ``[M, K, B]``."""
-    if smoothing is not None:
-        return (scores * targets(labels, scores.shape[-1], smoothing).to(scores.dtype)).sum(dim=-1)
+def _chosen(scores: Tensor, labels: Tensor) -> Tensor:
+    """Each event's score ``[M, K, B, C]`` of its label: ``[M, K, B]``."""
     places = labels[:, None, :, None].expand(-1, scores.shape[1], -1, 1)  # (M, K, B, 1)
     return torch.gather(scores, -1, places).squeeze(-1)  # (M, K, B)
 

@@ -27,6 +27,7 @@ from models.embeddings import Embeddings
 from models.initialisation import Parameter, Start, matrix_start
 from models.losses import probabilities
 from models.preprocessing import Signature, filled, presence
+from models.regression import MEAN, SCALE, in_units
 from models.regularisation import Regularisers
 from models.settings import Augmentation, Loss, ModelSettings
 from models.transforms import Layout, Tables
@@ -328,10 +329,14 @@ class Classifier:
         self.layout = Layout(signature.features, settings, device)
         self.embeddings = Embeddings(settings, self.layout)
         inputs = self.embeddings.width + len(signature.objects)
-        self.network = NETWORKS[settings.type](settings, inputs, len(signature.classes))
+        self.classes, self.targets, more = len(signature.classes), signature.targets, len(signature.predicted)
+        self.network = NETWORKS[settings.type](settings, inputs, self.classes + more)
         # Absent values start from 0, the mean of the present ones where these are standardised.
         absent = Parameter("absent", (1, self.layout.width), exact=True)
         parameters = (absent, *self.embeddings.parameters, *self.network.parameters)
+        if self.targets:
+            kept = (Parameter(MEAN, (1, more), trained=False), Parameter(SCALE, (1, more), _ONES, trained=False))
+            parameters = (*parameters, *kept)
         self.parameters = tuple(sorted(parameters, key=lambda p: (not p.decays, not p.trained)))
         self.decaying = sum(parameter.size for parameter in parameters if parameter.decays)
         self.trained = sum(parameter.size for parameter in parameters if parameter.trained)
@@ -376,7 +381,9 @@ class Classifier:
         present: Tensor,
         step: Step | None = None,
     ) -> Tensor:
-        """Compute the logits of all members. The network behind the preprocessing computes in its parameters' type.
+        """Compute what the networks of all members tell: logits of the classes, then standardised targets.
+
+        The network behind the preprocessing computes in its parameters' type.
 
         Args:
             views: Parameters by name, ``[M, ...]``.
@@ -386,7 +393,7 @@ class Classifier:
             step: The step of training; ``None`` to evaluate.
 
         Returns:
-            ``[M, K, B, classes]``, in the type of the statistics.
+            ``[M, K, B, classes + outputs of targets]``, in the type of the statistics.
         """
         if step is not None and self.augmenter is not None:
             values = self.augmenter.draw(values, present, step.keys)  # (M, B, F)
@@ -399,18 +406,30 @@ class Classifier:
         inputs = self.embeddings(views, statistics, numbers)  # (M, B, E)
         inputs = torch.cat([inputs, presence(known, self.membership.to(inputs.dtype))], dim=-1)  # (M, B, E + O)
         kind = next(iter(views.values())).dtype
-        return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, classes)
+        return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, outputs)
+
+    def of_classes(self, outputs: Tensor) -> Tensor:
+        """The logits of the classes ``[..., classes]`` among the outputs of a network."""
+        return outputs[..., : self.classes].contiguous() if self.targets else outputs
 
     def probabilities(self, views: Mapping[str, Tensor], statistics: Tables, values: Tensor, present: Tensor) -> Tensor:
-        """Compute the probabilities of all members, means over their submodels and the copies of an event.
+        """Compute the probabilities of all members: ``[M, B, classes]``; arguments as `logits`."""
+        return self.predictions(views, statistics, values, present)[..., : self.classes]
 
-        Arguments as `logits`; returns ``[M, B, classes]``.
+    def predictions(self, views: Mapping[str, Tensor], statistics: Tables, values: Tensor, present: Tensor) -> Tensor:
+        """Compute probabilities, and targets in their units, means over submodels and the copies of an event.
+
+
+        Arguments as `logits`; returns ``[M, B, classes + outputs of targets]``.
         """
         events, copies = values.shape[1], 1 if self.augmenter is None else self.augmenter.copies
         if self.augmenter is not None and copies > 1:
             moved = [self.augmenter.copy(values, present, number) for number in range(copies)]
             values, present = torch.cat(moved, dim=1), present.repeat(1, copies, 1)  # (M, copies · B, F) each
-        found = probabilities(self.logits(views, statistics, values, present), self.loss).mean(dim=1)  # (M, …, classes)
+        outputs = self.logits(views, statistics, values, present)  # (M, K, …, outputs)
+        found = probabilities(self.of_classes(outputs), self.loss).mean(dim=1)  # (M, …, classes)
+        if self.targets:
+            found = torch.cat([found, in_units(outputs[..., self.classes :], self.targets, views)], dim=-1)
         if copies > 1:
-            found = found.view(len(found), copies, events, -1).mean(dim=1)  # (M, B, classes)
+            found = found.view(len(found), copies, events, -1).mean(dim=1)  # (M, B, classes + outputs of targets)
         return found

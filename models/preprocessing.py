@@ -13,6 +13,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.settings import TargetSettings
+
+
+@dataclass(frozen=True)
+class Target:
+    """A regression target: its name, and what is learned of it."""
+
+    name: str
+    settings: TargetSettings
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of its outputs."""
+        return self.settings.outputs(self.name)
+
+    @property
+    def size(self) -> int:
+        """How many outputs it has."""
+        return max(1, len(self.settings.levels))
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -22,6 +42,7 @@ class Signature:
         features: Names of the features, in the order of the columns.
         feature_objects: The object that each feature belongs to, e.g. ``lepton2``.
         classes: Names of the classes, in the order of the labels and of the outputs.
+        targets: Regression targets; their outputs follow those of the classes.
 
     Raises:
         ValueError: If the names do not fit each other.
@@ -30,6 +51,7 @@ class Signature:
     features: tuple[str, ...]
     feature_objects: tuple[str, ...]
     classes: tuple[str, ...]
+    targets: tuple[Target, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.feature_objects) or not self.features:
@@ -41,6 +63,13 @@ class Signature:
             raise ValueError("Two features have the same name.")
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             raise ValueError(f"Classes are {self.classes}; expected at least two different names.")
+        if len(set(self.predicted)) != len(self.predicted):
+            raise ValueError(f"Outputs of targets are {self.predicted}; expected different names.")
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """Names of the outputs of all targets."""
+        return tuple(name for target in self.targets for name in target.outputs)
 
     @property
     def objects(self) -> tuple[str, ...]:

@@ -27,16 +27,19 @@ from models.settings import (
     Normalisation,
     NumberEmbedding,
     Optimiser,
+    RegressionLoss,
     Schedule,
+    TargetSettings,
     TrainingSettings,
 )
 
-Settings = type[ModelSettings] | type[TrainingSettings] | type[FeatureInput] | type[Augmentation]
+Settings = type[ModelSettings] | type[TrainingSettings] | type[FeatureInput] | type[Augmentation] | type[TargetSettings]
 SECTIONS: dict[Settings, str] = {
     ModelSettings: "model",
     TrainingSettings: "training",
     FeatureInput: "model.inputs.features.<name>",
     Augmentation: "training.augmentation",
+    TargetSettings: "targets.<name>",
 }
 
 INTRODUCTION = """\
@@ -300,7 +303,8 @@ PAGE: tuple[Choice | Strengths, ...] = (
         "Initialisation",
         "Of the weight matrices, the last one included. Biases start from 0, scales from 1 (the first ones of "
         "TabM as "
-        "random signs). Numbers are hashes of seed, fold and member.",
+        "random signs). Numbers are hashes of seed, fold and member. Glorot's and He's are two papers, though "
+        "some lecture notes cite the latter for both; He's is for ReLU.",
         ModelSettings,
         "initialisation",
         Initialisation,
@@ -350,7 +354,9 @@ PAGE: tuple[Choice | Strengths, ...] = (
     Choice(
         "Losses",
         "Of an event, to be multiplied by its training weight, with its sign, and averaged over a batch. "
-        "`history` and learning curves show it without penalties, label smoothing and label noise.",
+        "`history` and learning curves show it without penalties, label smoothing and label noise, but with regression "
+        "targets and decorrelation. The softmax p has exponentials in its denominator too: without them, as some lecture "
+        "notes have it, probabilities do not sum to one.",
         TrainingSettings,
         "loss",
         Loss,
@@ -371,6 +377,12 @@ PAGE: tuple[Choice | Strengths, ...] = (
                 "Lin et al., arXiv 1708.02002, eq. 4",
                 "many easy events that drown the hard ones; p are no posteriors any more, but too modest",
             ),
+            "kullback_leibler": Entry(
+                "Σ q ln(q / p) over classes; of hard labels it is the cross-entropy, of soft ones it is less by their "
+                "entropy, which no network can change",
+                "Kullback and Leibler, Ann. Math. Stat. 22 (1951) 79; Hinton, Vinyals and Dean, arXiv 1503.02531",
+                "soft labels, `classes.soft_labels`: a loss of zero then is a network that says what they say",
+            ),
         },
     ),
     Strengths(
@@ -385,6 +397,40 @@ PAGE: tuple[Choice | Strengths, ...] = (
                 "q = (1 - ε) + ε/C for the label, ε/C for the others",
                 "Szegedy et al., arXiv 1512.00567, section 7",
                 "labels that may be wrong, or networks that are too sure",
+            ),
+            "loss_weight": Entry(
+                "of the loss of the classes, beside `targets.<name>.weight`",
+                "",
+                "regression targets that matter more than the classes; 0 trains them alone: scores then mean nothing",
+            ),
+            "decorrelation": Entry(
+                "for spectators by name, λ of the penalty λ dCorr²(p of the signal, spectator) over the background "
+                "events of a batch; dCorr² = dCov²(s, m) / √(dCov²(s, s) dCov²(m, m)), dCov²(s, m) = Σ v_i v_j A_ij "
+                "B_ij, A and B the doubly centred distances and v ∝ |w|",
+                "Kasieczka and Shih, arXiv 2001.05310; Székely, Rizzo and Bakirov, arXiv 0803.4101",
+                "a cut on the score that must not shape a mass; 0 only reports the correlation",
+            ),
+        },
+    ),
+    Choice(
+        "Regression targets",
+        "Of d = predicted - true, both less the mean of the target and over its standard deviation. The loss is the "
+        "mean over the events that have the target, by training weight, times `weight`, and joins that of the classes.",
+        TargetSettings,
+        "loss",
+        RegressionLoss,
+        {
+            "mean_squared": Entry("d²", "Legendre 1805; Gauss 1809", "the mean of the target, given what is measured"),
+            "mean_absolute": Entry("|d|", "Laplace 1774", "the median, which outliers move less"),
+            "log_cosh": Entry(
+                "ln cosh d",
+                "Green, IEEE Trans. Med. Imaging 9 (1990) 84",
+                "between both: d²/2 for small d, |d| for large",
+            ),
+            "quantile": Entry(
+                "the mean over `quantiles` τ of max(-τ d, (1 - τ) d), the pinball loss; what is predicted is sorted",
+                "Koenker and Bassett, Econometrica 46 (1978) 33; Chernozhukov et al., arXiv 0704.3649",
+                "an interval for each event; by default the median and the central 68%",
             ),
         },
     ),
@@ -471,7 +517,8 @@ PAGE: tuple[Choice | Strengths, ...] = (
         "Optimisers",
         "g is the clipped gradient, η the learning rate of the step, p a weight, t counts the steps, and all "
         "else begins "
-        "with 0. All of them are torch's.",
+        "with 0. All of them are torch's. A step goes against the gradient; without the minus sign, as some lecture notes "
+        "have it, the loss would rise.",
         TrainingSettings,
         "optimiser",
         Optimiser,
@@ -639,7 +686,8 @@ PAGE: tuple[Choice | Strengths, ...] = (
             "l1": Entry(
                 "λ Σ|w| in the loss, so that λ sign(w) joins the gradient",
                 "Tibshirani, J. R. Stat. Soc. B 58 (1996) 267",
-                "to make many weights small enough to leave them out",
+                "to make many weights small enough to leave them out; without the absolute values, as some lecture "
+                "notes have it, it would reward large negative weights",
             ),
             "l2": Entry(
                 "λ/2 Σ w² in the loss, so that λ w joins the gradient",

@@ -7,7 +7,7 @@ network, a call in Python). Types and unknown keys are checked where the configu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import pairwise
@@ -26,7 +26,8 @@ Initialisation = Literal[
     "zeros",
     "constant",
 ]
-Loss = Literal["cross_entropy", "binary_cross_entropy", "focal"]
+Loss = Literal["cross_entropy", "binary_cross_entropy", "focal", "kullback_leibler"]
+RegressionLoss = Literal["mean_squared", "mean_absolute", "log_cosh", "quantile"]
 Connections = Literal["plain", "residual", "densely_connected"]
 Optimiser = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam"]
 Schedule = Literal["constant", "step", "multi_step", "exponential", "cosine", "warm_restarts", "one_cycle", "plateau"]
@@ -61,7 +62,7 @@ CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
         "plateau": {"schedule_factor": 0.1, "schedule_patience": 3, "schedule_reductions": 3},
     },
     "averaging": {"none": {}, "ema": {"averaging_decay": 0.999}, "swa": {"averaging_start": 0.75}},
-    "loss": {"cross_entropy": {}, "binary_cross_entropy": {}, "focal": {"focal_gamma": 2.0}},
+    "loss": {"cross_entropy": {}, "binary_cross_entropy": {}, "focal": {"focal_gamma": 2.0}, "kullback_leibler": {}},
     "initialisation": {
         **{name: {} for name in get_args(Initialisation)},
         "constant": {"initial_constant": 0.1},
@@ -370,8 +371,12 @@ class TrainingSettings:
             way the network of the best epoch is kept.
         clip_norm: Largest Euclidean norm of a network's gradient; ``None`` does not clip.
         loss: ``cross_entropy``; ``binary_cross_entropy``, with one logit for each class that tells it from the others;
-            ``focal`` (Lin et al., arXiv 1708.02002), which counts events less the better they are learned.
+            ``focal`` (Lin et al., arXiv 1708.02002), which counts events less the better they are learned;
+            ``kullback_leibler``, the divergence from soft labels, of hard ones the cross-entropy.
         focal_gamma: Of ``focal``: the power of 1 - p that multiplies the loss; 0 gives ``cross_entropy``.
+        loss_weight: Of that loss beside those of the regression targets; 0 trains these alone.
+        decorrelation: For spectators by name, the strength λ of the penalty λ dCorr²(signal score, spectator) over the
+            background events of a batch (Kasieczka and Shih, arXiv 2001.05310); 0 only reports the correlation.
         label_smoothing: Share of each label that is spread over all classes (Szegedy et al., arXiv 1512.00567).
         label_noise: Share of the labels that each step draws anew from all classes.
         input_noise: Standard deviation of Gaussian noise on the standardised inputs of each step.
@@ -425,6 +430,8 @@ class TrainingSettings:
     clip_norm: float | None = 1.0
     loss: Loss = "cross_entropy"
     focal_gamma: float | None = None
+    loss_weight: float = 1.0
+    decorrelation: Mapping[str, float] = field(default_factory=dict)
     label_smoothing: float = 0.0
     label_noise: float = 0.0
     input_noise: float = 0.0
@@ -450,9 +457,11 @@ class TrainingSettings:
         for name in ("label_smoothing", "label_noise"):
             share = getattr(self, name)
             _require(0 <= share < 1, name, share, "a share of at least 0 and below 1")
-        for name in ("input_noise", "weight_noise", "l1", "l2"):
+        for name in ("loss_weight", "input_noise", "weight_noise", "l1", "l2"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, name, value, "a number of at least 0")
+        for name, value in self.decorrelation.items():
+            _require(0 <= value < math.inf, f"decorrelation.{name}", value, "a number of at least 0")
         for name in ("max_norm", "stop_gap", "stop_generalisation"):
             limit = getattr(self, name)
             _require(limit is None or 0 < limit < math.inf, name, limit, "a number above 0, or null")
@@ -478,11 +487,18 @@ class TrainingSettings:
         """The constants of the averaging."""
         return chosen(self, "averaging")
 
+    @property
+    def decorrelated(self) -> tuple[str, ...]:
+        """The spectators from which the score is decorrelated, in order of their names."""
+        return tuple(sorted(name for name, strength in self.decorrelation.items() if strength > 0))
+
     def _check_batches(self) -> None:
         """Refuse what cannot be done with all events in one batch."""
         if self.batch_size == "all":
             _require(self.sampling != "balanced", "batch_size", "all", "a number, with sampling: balanced")
             _require(self.window is None, "batch_size", "all", "a number, with a window")
+            expected = "a number, with decorrelation, whose memory grows with its square"
+            _require(not self.decorrelated, "batch_size", "all", expected)
 
     def _check_schedule(self) -> None:
         """Refuse combinations that make no sense."""
@@ -496,6 +512,47 @@ class TrainingSettings:
             expected = f"fewer epochs than patience, {self.patience}, which ends the training"
             _require(patience < self.patience, "schedule_patience", patience, expected)
         _require(0 <= self.warm_up < self.epochs, "warm_up", self.warm_up, f"from 0 to below epochs, {self.epochs}")
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """A regression target: a number of each event that the network learns beside its class.
+
+    Attributes:
+        function: Of `physics.py`: the true value, or ``None`` where there is none.
+        loss: On the standardised target: ``mean_squared``; ``mean_absolute``; ``log_cosh``, the first for small
+            differences and the second for large ones; ``quantile``, the pinball loss (Koenker and Bassett 1978).
+        quantiles: Of ``quantile``, those that are learned, growing.
+        weight: Of its loss beside those of the classes and of other targets.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    function: str
+    loss: RegressionLoss = "mean_squared"
+    quantiles: tuple[float, ...] | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.loss not in get_args(RegressionLoss):
+            raise ValueError(f"loss is {self.loss!r}; expected one of {', '.join(get_args(RegressionLoss))}.")
+        if self.loss != "quantile":
+            _require(self.quantiles is None, "quantiles", self.quantiles, f"none, as loss is {self.loss!r}")
+        growing = all(before < after for before, after in pairwise((0.0, *self.levels, 1.0)))
+        expected = "growing numbers between 0 and 1, at least one"
+        _require(growing and (self.quantiles is None or bool(self.quantiles)), "quantiles", self.quantiles, expected)
+        _require(0 < self.weight < math.inf, "weight", self.weight, "a number above 0")
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The quantiles that are learned; none with another loss."""
+        return () if self.loss != "quantile" else (0.16, 0.5, 0.84) if self.quantiles is None else self.quantiles
+
+    def outputs(self, name: str) -> tuple[str, ...]:
+        """What the outputs of a target are called: by its name, and of several the quantile in per cent."""
+        if not self.levels:
+            return (name,)
+        return tuple(f"{name}_q{100 * level:.10g}".replace(".", "p") for level in self.levels)
 
 
 def _increasing(milestones: tuple[int, ...]) -> bool:

@@ -16,6 +16,7 @@ from models.checkpoint import Checkpoint, Place
 from models.dropout import Dropout
 from models.events import Counts, Mask, TrainingEvents, Window, Windows
 from models.fitting import fit_transforms
+from models.heads import Heads
 from models.losses import Losses, class_factors
 from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
 from models.networks import Classifier
@@ -49,6 +50,7 @@ class Kind:
     optimiser: str
     averaging: str
     augmentation: object
+    decorrelated: tuple[str, ...]
 
     @classmethod
     def of(cls, plan: MemberPlan) -> Kind:
@@ -65,6 +67,7 @@ class Kind:
             optimiser=own.optimiser,
             averaging=own.averaging,
             augmentation=own.augmentation,
+            decorrelated=own.decorrelated,
         )
 
 
@@ -159,7 +162,8 @@ class Stack:
         average: Of the parameters, validated and kept in their place; ``None`` without one.
         largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
         dropout: Drops units; ``None`` if no member drops any.
-        losses: The loss.
+        losses: The loss of the classes.
+        heads: What is learned beside hard labels; ``None`` for nothing.
         regularisers: Penalties, noise and the largest norm of weights.
         divisors: Events of a full batch, float64 ``[M]``.
         batches: Rows of the window's table, ``[S, M, B]``.
@@ -209,7 +213,9 @@ class Stack:
             device=device,
         )
         self.states = self._states(events, plans, training, validation)
-        self._lay_out(plans)
+        uses, balance = list(zip(training, validation, strict=True)), [state.factors for state in self.states]
+        self.heads = Heads.of(events, list(plans.values()), uses, balance, self.device)
+        self._lay_out(plans, events)
 
     def _states(
         self,
@@ -239,7 +245,7 @@ class Stack:
             states.append(State(plan, order, fits[position], sizes, (balance[0], balance[1]), own))
         return states
 
-    def _lay_out(self, plans: Mapping[int, MemberPlan]) -> None:
+    def _lay_out(self, plans: Mapping[int, MemberPlan], events: TrainingEvents) -> None:
         """Put what belongs to each member on the device."""
 
         def column(numbers: Sequence[float]) -> Tensor:
@@ -250,6 +256,8 @@ class Stack:
         begun = [Classifier(plan.model, self.signature) for plan in plans.values()]  # each in its own way
         initial = [one.initial([hashing.key(s, _INITIAL)]) for one, s in zip(begun, streams, strict=True)]
         self.parameters = torch.cat(initial).to(self.device)  # (M, P)
+        if self.heads is not None:
+            self.heads.keep_units(self.classifier.views(self.parameters), events)
         self.best = self.parameters.clone()  # (M, P)
         constants = [own.constants for own in settings]
         columns = {name: column([own[name] for own in constants]).unsqueeze(1) for name in constants[0]}  # (M, 1) each
@@ -417,6 +425,8 @@ class Stack:
         if self.average is not None:
             self.average.select(keep)
         self.losses.select(keep)
+        if self.heads is not None:
+            self.heads.select(keep)
         self.regularisers.select(keep)
         self.windows.select(keep)
         self._make_room()

@@ -136,13 +136,20 @@ def _take_step(stack: Stack, table: Table) -> None:
     step = Step(hashing.splitmix64(stack.keys + stack.time), stack.dropout, rows >= 0, regularisers=stack.regularisers)
     noisy = stack.regularisers.noisy_weights(stack.parameters, stack.classifier.decaying, step.keys)  # (M, P)
     goals = stack.regularisers.noisy_labels(labels, stack.factors.shape[1], step.keys)  # (M, B)
+    told = None if stack.heads is None else stack.heads.told(table, rows, labels)
+    soft = None if told is None else told.soft  # (M, 1, B, C)
     views = stack.classifier.views(noisy, stack.dtype)  # (M, ...) each
     trained = [views[parameter.name].requires_grad_() for parameter in stack.classifier.parameters if parameter.trained]
 
     with torch.enable_grad():
-        logits = stack.classifier.logits(views, stack.statistics, values, present, step)  # (M, K, B, C)
-        sums = stack.losses(logits, goals, weights)  # (M,)
-        slopes = torch.autograd.grad((sums / stack.divisors).sum(), trained)  # (M, ...) each
+        outputs = stack.classifier.logits(views, stack.statistics, values, present, step)  # (M, K, B, outputs)
+        logits = stack.classifier.of_classes(outputs)  # (M, K, B, C)
+        sums = stack.losses(logits, goals, weights, soft)  # (M,)
+        added = None
+        if stack.heads is not None and told is not None:
+            added = stack.heads.added(outputs, logits, told, weights, training=True)  # (M,)
+        whole = sums if added is None else sums + added  # (M,)
+        slopes = torch.autograd.grad((whole / stack.divisors).sum(), trained)  # (M, ...) each
     gradients = torch.cat([slope.flatten(1) for slope in slopes], dim=1).to(stack.parameters.dtype)  # (M, T)
     matrices = slice(stack.classifier.decaying)
     stack.regularisers.penalise(gradients[:, matrices], stack.parameters[:, matrices])
@@ -158,21 +165,34 @@ def _take_step(stack: Stack, table: Table) -> None:
     if stack.average is not None:
         stack.average.step(stack.parameters, active)
     changed = stack.losses.smoothing is not None or stack.regularisers.labels is not None
-    stack.running += (stack.losses.plain(logits, labels, weights) if changed else sums).detach()
+    shown = stack.losses.plain(logits, labels, weights, soft) if changed else sums  # (M,)
+    stack.running += (shown if added is None else shown + added).detach()
     stack.step += 1
     stack.time += 1
 
 
 def _validation_sums(stack: Stack) -> Tensor:
-    """Return the class-balanced validation loss of each member, summed over its events, float64 ``[M]``."""
+    """Return the class-balanced validation loss of each member, with that of its heads, summed over its events.
+
+    Returns:
+        float64 ``[M]``.
+    """
     views = stack.classifier.views(stack.evaluated(), stack.dtype)  # (M, ...) each
     total = torch.zeros_like(stack.divisors)  # (M,)
     for window in stack.windows.validation():
         for rows in torch.split(window.validation, stack.validation_rows, dim=1):  # (M, B)
             values, present, labels, weights = window.table.gather(rows)  # (M, B, F), (M, B, F), (M, B), (M, B)
             weights = (weights * stack.validation_factors.gather(1, labels)).to(stack.parameters.dtype)  # (M, B)
-            logits = stack.classifier.logits(views, stack.statistics, values, present)  # (M, K, B, C)
-            total += stack.losses.plain(logits, labels, weights)
+            outputs = stack.classifier.logits(views, stack.statistics, values, present)  # (M, K, B, outputs)
+            logits = stack.classifier.of_classes(outputs)  # (M, K, B, C)
+            if stack.heads is None:
+                total += stack.losses.plain(logits, labels, weights)
+                continue
+            told = stack.heads.told(window.table, rows, labels)
+            total += stack.losses.plain(logits, labels, weights, told.soft)
+            added = stack.heads.added(outputs, logits, told, weights, training=False)  # (M,)
+            if added is not None:
+                total += added
     return total
 
 
@@ -209,6 +229,8 @@ def _check(events: TrainingEvents, plans: Sequence[MemberPlan]) -> None:
         "weights": (events.weights, (count,), np.float64),
         "identity": (events.identity, (count,), np.uint64),
     }
+    if events.extra is not None:
+        columns["extra"] = (events.extra, (count, len(events.extra_names)), np.float32)
     for plan in plans:
         columns[f"training of fold {plan.fold}, member {plan.index}"] = (plan.training, (count,), np.bool_)
         columns[f"validation of fold {plan.fold}, member {plan.index}"] = (plan.validation, (count,), np.bool_)
@@ -217,6 +239,7 @@ def _check(events: TrainingEvents, plans: Sequence[MemberPlan]) -> None:
             raise ValueError(
                 f"{name} has shape {column.shape} and type {column.dtype}; expected {shape} and {np.dtype(kind)}."
             )
+    _check_extra(events, plans)
     if (events.identity[1:] < events.identity[:-1]).any():
         raise ValueError("The events are not in the order of their identities; sort them by identity.")
     used = np.logical_or.reduce([use for plan in plans for use in (plan.training, plan.validation)])
@@ -227,3 +250,18 @@ def _check(events: TrainingEvents, plans: Sequence[MemberPlan]) -> None:
     for name, value, present in zip(events.signature.features, events.values.T, events.present.T, strict=True):
         if (used & present & ~np.isfinite(value)).any():
             raise ValueError(f"A value that is present is not finite, in: {name}.")
+
+
+def _check_extra(events: TrainingEvents, plans: Sequence[MemberPlan]) -> None:
+    """Refuse targets, soft labels and spectators that no column tells."""
+    classes, soft = len(events.signature.classes), events.soft_labels
+    spectators = [name for plan in plans for name in plan.settings.decorrelated]
+    needed = {target.settings.function for target in events.signature.targets} | {*soft, *spectators} - {None}
+    missing = sorted(str(name) for name in needed - set(events.extra_names))
+    if missing:
+        there = ", ".join(events.extra_names) or "none"
+        raise ValueError(f"There is no extra column {missing[0]}; there are: {there}.")
+    if soft and (len(soft) != classes or soft.count(None) > 1):
+        raise ValueError(f"Soft labels are {soft}; expected a column for each of {classes} classes but one at most.")
+    if spectators and events.signal not in range(classes):
+        raise ValueError(f"The signal is class {events.signal}; expected one of {classes}, with decorrelation.")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, log_softmax, rel_entr, softmax
 from scipy.stats import kstest
 from sklearn.metrics import log_loss
 from torch import Tensor
@@ -63,6 +63,8 @@ def reference(name: Loss, logits: Doubles, labels: Doubles, gamma: float, smooth
         p = expit(logits)
         return np.asarray(-(goals * np.log(p) + (1 - goals) * np.log(1 - p)).sum(axis=1))
     p = softmax(logits, axis=1)
+    if name == "kullback_leibler":
+        return np.asarray(rel_entr(goals, p).sum(axis=1))
     focus = (1 - p) ** gamma if name == "focal" else 1.0
     return np.asarray(-(goals * focus * np.log(p)).sum(axis=1))
 

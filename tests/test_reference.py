@@ -53,3 +53,4 @@ def test_the_slips_of_lecture_notes_are_not_copied() -> None:
     assert "1502.01852" in rows["he_uniform"]
     assert "Glorot and Bengio" in rows["glorot_uniform"]
     assert "1502.01852" not in rows["glorot_uniform"]
+    assert page().count("lecture notes") == 4

@@ -140,7 +140,7 @@ class TestNormalisation:
         assert abs(total - facts.generated) < 4 * np.sqrt(variance)
         assert total == pytest.approx(facts.generated, rel=0.05)
 
-    @pytest.mark.parametrize("example", ["hww", "hww_vs_tt"])
+    @pytest.mark.parametrize("example", ["hww", "hww_vs_tt", "hww_mass"])
     def test_examples_use_these_cross_sections(self, example: str) -> None:
         config = load_analysis(example).config
         for process in config.processes.values():
@@ -437,16 +437,32 @@ class TestExamples:
     def test_hww_vs_tt_has_the_textbooks_26_features(self) -> None:
         assert len(load_analysis("hww_vs_tt").config.feature_names) == 26
 
-    @pytest.mark.parametrize("example", ["hww", "hww_vs_tt"])
+    @pytest.mark.parametrize("example", ["hww", "hww_vs_tt", "hww_mass"])
     def test_functions_give_finite_numbers_or_none(self, example: str, files: dict[str, Path]) -> None:
         analysis = load_analysis(example)
         config, physics = analysis.config, analysis.physics
         events = selected(files["ggh_lvlv"], config.selection.cuts, physics)
-        for name in (*config.feature_names, *config.spectators):
+        for name in (*config.feature_names, *config.spectators, *config.truth):
             column = masked(getattr(physics, name)(events))
             assert column.shape == (len(events),)
             assert np.all(np.isfinite(column.compressed())), name
             assert getattr(physics, name).label
+
+    def test_targets_of_hww_mass_are_what_a_perfect_detector_would_measure(self, files: dict[str, Path]) -> None:
+        """The true transverse mass is there where two leptons are: the measured one, up to the missing momentum."""
+        analysis = load_analysis("hww_mass")
+        physics = analysis.physics
+        events = selected(files["ggh_lvlv"], analysis.config.selection.cuts, physics)
+        true, found = (masked(function(events)) for function in (physics.true_dilepton_mt, physics.dilepton_mt))
+        absent = np.ma.getmaskarray(true)
+        assert np.array_equal(absent, np.ma.getmaskarray(found))
+        assert 0 < absent.mean() < 1
+        gen, met = (masked(function(events)) for function in (physics.true_met, physics.met))
+        dphi = ak.to_numpy(events.GenMET.phi - events.MET.phi)
+        same = ~absent & (abs(gen / met - 1) < 0.05) & (np.cos(dphi) > 0.999)
+        assert same.sum() > 3
+        assert abs(true[same] - found[same]).max() < 0.1 * met[same].max()
+        assert np.corrcoef(true[~absent], found[~absent])[0, 1] > 0.5
 
     def test_absent_objects(self, files: dict[str, Path]) -> None:
         """What belongs to the second lepton is None exactly where there is one lepton, for all features alike."""

@@ -646,7 +646,7 @@ def test_a_step_of_each_optimiser_and_average_can_be_recorded(optimiser: Optimis
     assert_recordable(MODEL, dataclasses.replace(TRAINING, optimiser=optimiser, averaging=averaging))
 
 
-def assert_recordable(model: ModelSettings, training: TrainingSettings) -> None:
+def assert_recordable(model: ModelSettings, training: TrainingSettings, events: TrainingEvents | None = None) -> None:
     """Tensors of the device "meta" have no numbers: to ask for one, or for a shape that depends on one, is an error.
 
     As on a GPU, no operation may take a tensor of the processor, and all that a step leaves behind must stay where it
@@ -663,16 +663,19 @@ def assert_recordable(model: ModelSettings, training: TrainingSettings) -> None:
     def held(owner: Any) -> dict[str, Any]:
         return {**vars(owner), **vars(owner).get("state", {})}
 
-    events = make_events()
+    events = events or make_events()
     plans = dict(enumerate(make_plans(model=model, training=training)[:2]))
     with torch.no_grad():
-        classifier = Classifier(model, SIGNATURE, augmentation=training.augmentation)
+        classifier = Classifier(model, events.signature, augmentation=training.augmentation)
         stack = Stack(classifier, events, plans, "cpu")
         window = next(iter(stack.windows.training(0)))
         stack.begin(Place(0, 0, 0), window)
         assert stack.dropout is not None
         owners = [stack, stack.optimiser, stack.losses, stack.regularisers]
         owners += [] if stack.average is None else [stack.average]
+        if stack.heads is not None and stack.heads.regression is not None:
+            owners += [stack.heads.regression, stack.heads.decorrelation]
+            stack.heads.regression.levels = tuple(levels.to("meta") for levels in stack.heads.regression.levels)
         others = [stack.classifier, stack.classifier.layout, stack.dropout]
         others += [] if stack.classifier.augmenter is None else [stack.classifier.augmenter]
         for owner in (*owners, *others):

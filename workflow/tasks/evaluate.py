@@ -17,6 +17,7 @@ from workflow.tasks.tables import Sums, load_events, require_events
 
 if TYPE_CHECKING:
     from analysis.evaluation import EvaluationSettings, Scales, ScoredEvents, ScoreSettings
+    from analysis.regression import Regressed
     from analysis.table import TableSettings
 
 
@@ -29,13 +30,13 @@ class ScoredSlice:
     scores: ScoreSettings
 
     @staticmethod
-    def of(config: Configuration, columns: Sequence[str]) -> ScoredSlice:
-        """The slice of a step that reads some columns beside the scores."""
+    def of(config: Configuration, columns: Sequence[str], truth: Sequence[str] = ()) -> ScoredSlice:
+        """The slice of a step that reads some columns beside the scores, and what only simulation knows."""
         from analysis.evaluation import ScoreSettings
         from analysis.table import TableSettings
 
         return ScoredSlice(
-            table=TableSettings.of(config, tuple(config.processes), columns),
+            table=TableSettings.of(config, tuple(config.processes), columns, truth),
             sums=Sums.of(config, config.data.datasets),
             scores=ScoreSettings(
                 classes=config.class_names,
@@ -43,6 +44,7 @@ class ScoredSlice:
                 collision=tuple(name for name in config.processes if config.is_collision(name)),
                 folds=config.folds.count,
                 salt=str(config.folds.salt),
+                targets=config.target_outputs,
             ),
         )
 
@@ -63,7 +65,7 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
 
     def requires(self) -> Any:
         return {
-            **require_scored(self, ("features", "factors")),
+            **require_scored(self, ("features", "factors", "truth")),
             "pool": PrepareFolds.req(self),
             "export": ExportEnsemble.req(self),
         }
@@ -77,8 +79,10 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
             bins=config.outputs.histogram.bins,
             replicas=config.outputs.replicas,
             seed=config.seed,
+            targets=regressed(config),
+            decorrelation=dict(config.training.decorrelation),
         )
-        return EvaluateSlice(ScoredSlice.of(config, config.feature_names), evaluation)
+        return EvaluateSlice(ScoredSlice.of(config, config.feature_names, config.judged_truth), evaluation)
 
     def files(self) -> Sequence[str]:
         return ("evaluation.json",)
@@ -94,6 +98,16 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
         write_json(out / "evaluation.json", summary)
 
 
+def regressed(config: Configuration) -> dict[str, Regressed]:
+    """The regression targets, as far as their judgement goes."""
+    from analysis.regression import Regressed
+
+    return {
+        name: Regressed(target.function, target.loss, target.outputs(name), target.levels)
+        for name, target in config.targets.items()
+    }
+
+
 def compare_onnx(path: Path, events: ScoredEvents, features: Sequence[str]) -> dict[str, Any]:
     """Compare the exported ensemble with the friend trees, over all selected events.
 
@@ -102,15 +116,15 @@ def compare_onnx(path: Path, events: ScoredEvents, features: Sequence[str]) -> d
     """
     import numpy as np
 
-    from models.export import run_onnx
+    from models.export import difference, run_onnx
 
     values, present = events.table.matrix(features)
     found = run_onnx(path, values, present, events.fold.astype(np.int64))
-    gaps = [np.abs(a - b).max(initial=0) for a, b in zip(found, (events.routed, events.ensemble), strict=True)]
-    difference = float(max(gaps))
-    if not difference < ONNX_TOLERANCE:
-        raise RuntimeError(f"{path} differs from the scores of PyTorch by up to {difference}")
-    return {"largest_difference": difference, "events": len(events.table)}
+    expected = (events.outputs("routed"), events.outputs("ensemble"))
+    gap = max(difference(theirs, ours) for theirs, ours in zip(found, expected, strict=True))
+    if not gap < ONNX_TOLERANCE:
+        raise RuntimeError(f"{path} differs from the scores of PyTorch by up to {gap}")
+    return {"largest_difference": gap, "events": len(events.table)}
 
 
 def require_scored(task: Task[Any], groups: Sequence[str]) -> dict[str, Any]:
@@ -127,5 +141,5 @@ def load_scored(made: Mapping[str, Any], settings: ScoredSlice) -> tuple[ScoredE
     friends = {scores.about: scores.path("friend.root") for scores in made["scores"].values()}
     chunks = [friends[events.about.file] for events in made.get("events", {}).values()]
     s = settings.scores
-    events = attach_scores(table, chunks, s.classes, s.folds, s.salt)
+    events = attach_scores(table, chunks, s.classes, s.folds, s.salt, targets=s.targets)
     return events, Scales.of(table, totals, s.collision)

@@ -29,7 +29,7 @@ class PrepareFolds(Task[FoldsSlice]):
     exclude_index = False
 
     def requires(self) -> Any:
-        return require_events(self, self.plan.config.training_datasets(), ("features", "factors"))
+        return require_events(self, self.plan.config.training_datasets(), ("features", "factors", "training_truth"))
 
     def slice(self, config: Configuration) -> FoldsSlice:
         from analysis.pool import PoolSettings
@@ -37,13 +37,15 @@ class PrepareFolds(Task[FoldsSlice]):
 
         processes = [p for p in config.processes if config.class_of(p) >= 0]
         pool = PoolSettings(
-            table=TableSettings.of(config, processes, config.feature_names),
+            table=TableSettings.of(config, processes, config.feature_names, config.training_truth),
             objects=config.feature_objects,
             classes=config.class_names,
             count=config.folds.count,
             scheme=config.folds.scheme,
             salt=str(config.folds.salt),
             minimum=config.folds.minimum,
+            targets=tuple(target.function for target in config.targets.values()),
+            soft_labels=config.soft_labels,
         )
         return FoldsSlice(pool, Sums.of(config, config.training_datasets()))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from analysis.config import Configuration
 from workflow.base import Given, Task
 from workflow.store import read_json, write_json
-from workflow.tasks.evaluate import EvaluateEnsemble, ScoredSlice, load_scored, require_scored
+from workflow.tasks.evaluate import EvaluateEnsemble, ScoredSlice, load_scored, regressed, require_scored
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.train import TrainFolds
 
 if TYPE_CHECKING:
+    from analysis.regression import Regressed
     from analysis.splitting import Scheme
 
 
@@ -29,6 +30,7 @@ class PlotSlice:
     colors: dict[str, str | None]
     classes: dict[str, tuple[str, ...]]
     spectators: tuple[str, ...]
+    targets: dict[str, Regressed]
     blind_above: float | None
     luminosity: float | None
 
@@ -41,14 +43,19 @@ class PlotResults(Task[PlotSlice]):
 
     def requires(self) -> Any:
         return {
-            **require_scored(self, ("features", "factors", "spectators")),
+            **require_scored(self, ("features", "factors", "spectators", "truth")),
             "networks": TrainFolds.req(self, branches=()),
             "evaluation": EvaluateEnsemble.req(self),
         }
 
     def slice(self, config: Configuration) -> PlotSlice:
         return PlotSlice(
-            scored=ScoredSlice.of(config, (*config.feature_names, *config.spectators)),
+            scored=ScoredSlice.of(
+                config,
+                (*config.feature_names, *config.spectators),
+                tuple(target.function for target in config.targets.values()),
+            ),
+            targets=regressed(config),
             scheme=config.folds.scheme,
             bins=config.outputs.histogram.bins,
             titles={name: process.title for name, process in config.processes.items()},
@@ -61,7 +68,7 @@ class PlotResults(Task[PlotSlice]):
 
     def labels(self) -> Iterable[str]:
         # Labels and units stand in physics.py; the columns' own identities leave them out.
-        return self.settings.scored.table.columns
+        return (*self.settings.scored.table.columns, *self.settings.scored.table.truth)
 
     def files(self) -> Sequence[str]:
         return ("plots/",)
@@ -100,6 +107,10 @@ class PlotResults(Task[PlotSlice]):
             histories=[history(member) for member in ensemble.members],
             categories={name: c["auc"]["weighted"] for name, c in evaluation["categories"].items()},
         )
+        plots += [
+            regression_plot(name, s.targets, variables([target.function])[0], events, scales)
+            for name, target in s.targets.items()
+        ]
         folder = out / "plots"
         folder.mkdir()
         for plot in plots:
@@ -109,6 +120,25 @@ class PlotResults(Task[PlotSlice]):
             folder / "index.json",
             [{"name": p.name, "section": p.section, "title": p.title, "caption": p.caption} for p in plots],
         )
+
+
+def regression_plot(name: str, targets: Mapping[str, Regressed], variable: Any, events: Any, scales: Any) -> Any:
+    """What the ensemble makes of one target on test events."""
+    import numpy as np
+
+    from analysis.plots import regression
+    from analysis.regression import places
+
+    table, target, place = events.table, targets[name], places(targets)[name]
+    truth = table.columns[target.function]
+    rows = (table.label >= 0) & table.is_test & ~np.ma.getmaskarray(truth)
+    return regression(
+        name,
+        variable,
+        events.predicted["ensemble"][rows, place][:, target.central],
+        np.ma.getdata(truth)[rows],
+        (table.weight * scales.per_event(table))[rows],
+    )
 
 
 def network_scores(ensemble: Any, events: Any, signal: str) -> Any:

@@ -84,4 +84,5 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
             )
             for events, features in zip(given.made["events"], given.made["features"], strict=True)
         ]
-        write_friend(out / "friend.root", settings.entries, ensemble.signature.classes, parts)
+        signature = ensemble.signature
+        write_friend(out / "friend.root", settings.entries, signature.classes, parts, signature.predicted)

@@ -14,7 +14,7 @@ import luigi
 
 from analysis.config import Configuration
 from analysis.errors import UserError
-from models.settings import ModelSettings, TrainingSettings
+from models.settings import ModelSettings, TargetSettings, TrainingSettings
 from workflow.base import Given, Workflow
 from workflow.costs import Meter
 from workflow.execution.clusters import has_gpu
@@ -40,6 +40,9 @@ class TrainSlice:
     seed: int
     model: ModelSettings
     training: TrainingSettings
+    targets: dict[str, TargetSettings]
+    soft_labels: tuple[str | None, ...]
+    signal: str | None
 
 
 class TrainFolds(Workflow[TrainSlice]):
@@ -82,6 +85,9 @@ class TrainFolds(Workflow[TrainSlice]):
             seed=config.seed,
             model=config.model,
             training=_of_one_network(config.training),
+            targets=dict(config.targets),
+            soft_labels=config.soft_labels,
+            signal=config.classes.signal if config.training.decorrelated else None,
         )
 
     def files(self) -> Sequence[str]:
@@ -184,17 +190,22 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
     from analysis.pool import load_pool
     from models.events import TrainingEvents
     from models.members import MemberPlan, TrainingDiverged
-    from models.preprocessing import Signature
+    from models.preprocessing import Signature, Target
     from models.training import best_device, train
 
-    pool = load_pool(given.made["pool"].path("pool"))
+    pool, first = load_pool(given.made["pool"].path("pool")), slices[0]
+    targets = tuple(Target(name, target) for name, target in first.targets.items())
     events = TrainingEvents(
-        signature=Signature(pool.features, pool.objects, pool.classes),
+        signature=Signature(pool.features, pool.objects, pool.classes, targets),
         values=pool.values,
         present=pool.present,
         labels=pool.labels,
         weights=pool.weights,
         identity=pool.identity,
+        extra=pool.extra if pool.extra_names else None,
+        extra_names=pool.extra_names,
+        soft_labels=first.soft_labels,
+        signal=None if first.signal is None else pool.classes.index(first.signal),
     )
     plans = [
         MemberPlan(s.fold, s.member, *pool.uses(s.fold, s.folds, s.scheme), s.model, s.training, s.seed) for s in slices
@@ -211,5 +222,6 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
 
 
 def _of_one_network(training: TrainingSettings) -> TrainingSettings:
-    """Training settings as one network sees them: how many there are is no business of any of them."""
-    return replace(training, members=1)
+    """Training settings as one network sees them: how many there are and what is only judged is no business of it."""
+    strengths = {name: training.decorrelation[name] for name in training.decorrelated}
+    return replace(training, members=1, decorrelation=strengths)

@@ -1,0 +1,1 @@
+"""H→WW* against WW, with masses and momenta as regression targets."""
