@@ -355,8 +355,8 @@ PAGE: tuple[Choice | Strengths, ...] = (
         "Losses",
         "Of an event, to be multiplied by its training weight, with its sign, and averaged over a batch. "
         "`history` and learning curves show it without penalties, label smoothing and label noise, but with regression "
-        "targets and decorrelation. The softmax p has exponentials in its denominator too: without them, as some lecture "
-        "notes have it, probabilities do not sum to one.",
+        "targets and decorrelation. The softmax p has exponentials in its denominator too: without them, as some "
+        "lecture notes have it, probabilities do not sum to one.",
         TrainingSettings,
         "loss",
         Loss,
@@ -517,8 +517,8 @@ PAGE: tuple[Choice | Strengths, ...] = (
         "Optimisers",
         "g is the clipped gradient, η the learning rate of the step, p a weight, t counts the steps, and all "
         "else begins "
-        "with 0. All of them are torch's. A step goes against the gradient; without the minus sign, as some lecture notes "
-        "have it, the loss would rise.",
+        "with 0. All of them are torch's. A step goes against the gradient; without the minus sign, as some lecture "
+        "notes have it, the loss would rise.",
         TrainingSettings,
         "optimiser",
         Optimiser,

@@ -49,6 +49,7 @@ from models.settings import (
 )
 from models.stack import Stack
 from models.training import _take_step, train
+from tests.test_heads import told
 from tests.test_training import SIGNATURE, assert_equal, differ, make_events, make_plans
 
 Doubles = npt.NDArray[np.float64]
@@ -360,6 +361,7 @@ class TestCombinations:
     """Whatever is put together trains, and no member can tell who is beside it."""
 
     events = make_events(300)
+    beside = (events, told(300), told(300, targets=(), soft=True), told(300, soft=True))
 
     @settings(max_examples=100, deadline=None)
     @given(data=st.data())
@@ -395,6 +397,11 @@ class TestCombinations:
         starts: list[Initialisation] = several(*get_args(Initialisation))
         names = ("label_smoothing", "label_noise", "input_noise", "weight_noise", "l1", "l2")
         strengths = {name: several(0.0, 0.05) for name in names}
+        events = data.draw(st.sampled_from(self.beside))
+        if events.soft_labels:
+            strengths["label_noise"] = [0.0, 0.0]
+        penalties = several(0.0, 0.5, 2.0) if events.extra_names else [0.0, 0.0]
+        shares = several(1.0, 0.5)
         drops, norms, clips, gammas = several(0.0, 0.3), several(None, 0.7), several(None, 1.0), several(2.0, 0.5)
         plans = []
         for number, plan in enumerate(make_plans(300)[:2]):
@@ -423,14 +430,16 @@ class TestCombinations:
                 schedule=schedules[number],
                 schedule_milestones=(1,) if schedules[number] == "multi_step" else None,
                 max_norm=norms[number],
+                decorrelation={"spectator": penalties[number]},
+                loss_weight=shares[number],
                 clip_norm=clips[number],
                 **{name: values[number] for name, values in strengths.items()},
             )
             plans.append(dataclasses.replace(plan, model=model, settings=training))
-        both = train(self.events, plans)
+        both = train(events, plans)
         for plan, member in zip(plans, both, strict=True):
             assert all(np.isfinite(value).all() for value in member.parameters.values())
-            assert_equal(train(self.events, [plan])[0], member)
+            assert_equal(train(events, [plan])[0], member)
 
     @pytest.mark.parametrize(
         "change",

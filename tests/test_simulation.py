@@ -449,7 +449,7 @@ class TestExamples:
             assert getattr(physics, name).label
 
     def test_targets_of_hww_mass_are_what_a_perfect_detector_would_measure(self, files: dict[str, Path]) -> None:
-        """The true transverse mass is there where two leptons are: the measured one, up to the missing momentum."""
+        """The true transverse mass is there where two leptons are, and differs by the missing momentum alone."""
         analysis = load_analysis("hww_mass")
         physics = analysis.physics
         events = selected(files["ggh_lvlv"], analysis.config.selection.cuts, physics)
