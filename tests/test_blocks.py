@@ -403,11 +403,15 @@ class TestCombinations:
         penalties = several(0.0, 0.5, 2.0) if events.extra_names else [0.0, 0.0]
         shares = several(1.0, 0.5)
         drops, norms, clips, gammas = several(0.0, 0.3), several(None, 0.7), several(None, 1.0), several(2.0, 0.5)
+        widths = (5, 5) if connections == "residual" else (6, 3)
+        if inputs.features or embedding != "none":
+            # Some processors' products of narrow layers depend on the stack, unless the inputs are few and even.
+            widths = (16, 16)
         plans = []
         for number, plan in enumerate(make_plans(300)[:2]):
             model = ModelSettings(
                 type=kind,
-                hidden=(5, 5) if connections == "residual" else (6, 3),
+                hidden=widths,
                 activation=activation,
                 initialisation=starts[number],
                 connections=connections,
