@@ -641,7 +641,10 @@ _STRUCTURES = {
 def _explain(path: Path, error: ValidationError, overrides: Sequence[str]) -> str:
     """Turn pydantic's errors into sentences with file, key, found, expected and nearest name."""
     lines = []
-    for item in error.errors():
+    errors = error.errors()
+    for item in errors:
+        if _says_less(item, errors):
+            continue
         steps = [str(s) for s in item["loc"] if not _is_union_label(s)]
         key = ".".join(steps) or "(top level)"
         kind, found = item["type"], item["input"]
@@ -663,6 +666,14 @@ def _explain(path: Path, error: ValidationError, overrides: Sequence[str]) -> st
     seen = list(dict.fromkeys(line.rstrip() for line in lines))
     where = f"{path}" + (f" with --set {' '.join(overrides)}" if overrides else "")
     return f"{where}: " + ("; ".join(seen))
+
+
+def _says_less(item: Any, errors: Sequence[Any]) -> bool:
+    """Whether this error is of a branch of a union that was not meant: a name in place of a mapping, or vice versa."""
+    *place, label = item["loc"] or ("",)
+    others = [other for other in errors if other is not item and list(other["loc"][: len(place)]) == place]
+    other_branch = {"literal_error": dict, "dataclass_type": str}.get(item["type"], ())
+    return bool(others) and _is_union_label(label) and isinstance(item["input"], other_branch)
 
 
 def _is_union_label(step: int | str) -> bool:

@@ -159,6 +159,7 @@ def test_unknown_key_suggests_the_nearest(
         ),
         # wrong literal: the choices and the nearest
         ("model.inputs", {"features": {"met": "angel"}}, "key model.inputs.features.met is 'angel', but one of"),
+        ("model.inputs", {"features": {"met": 3}}, "key model.inputs.features.met is 3, but one of"),
         ("model.inputs", {"default": "robst"}, "Did you mean 'robust'?"),
         ("folds.scheme", "rotatin", "one of 'rotating' or 'standard' was expected. Did you mean 'rotating'?"),
         ("model.activation", "sillu", "Did you mean 'silu' or 'selu'?"),
@@ -207,6 +208,16 @@ def test_mistakes_name_file_and_key(
     assert message.startswith(f"{tmp_path / 'analysis.yaml'}: ")
     assert said in message
     assert "\n" not in message
+
+
+def test_of_a_choice_of_forms_only_the_one_that_was_meant_is_spoken_of(load: Callable[..., Analysis]) -> None:
+    """A name, or a mapping of keys to values."""
+    with pytest.raises(UserError) as by_name:
+        load("model.inputs", {"features": {"met": "angel"}})
+    assert "mapping" not in str(by_name.value)
+    with pytest.raises(UserError) as by_mapping:
+        load("model.inputs", {"features": {"met": {"kind": "robust", "dimension": 3}}})
+    assert "one of 'standardise'" not in str(by_mapping.value)
 
 
 def test_cross_section_needs_a_luminosity(load: Callable[..., Analysis]) -> None:
