@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.errors import UserError, nearest
-from models.settings import ModelSettings, TargetSettings, TrainingSettings
+from models.settings import ModelSettings, TargetSettings, TrainingSettings, check_pruning
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -290,6 +290,14 @@ class Configuration(Section):
                 f"key training.batch_size: {size}; balanced batches hold each of the {classes} "
                 "classes, so that they need at least as many events"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pruning_fits(self) -> Configuration:
+        try:
+            check_pruning(self.model, self.training)
+        except ValueError as error:
+            raise ValueError(f"keys model.hidden and training.pruning_share: {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -469,6 +469,33 @@ def bootstrap_auc(
     return np.concatenate(blocks) if blocks else np.empty(0)
 
 
+def paired_replicas(
+    samples: Sequence[Sample], signal: int, counts_blocks: Iterable[FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """Evaluate several scores of the same events in every replica: weighted AUC of the signal, and `log_loss`.
+
+    Args:
+        samples: K times the same events in the same order, each with other probabilities.
+        signal: Index of the signal class, against the rest.
+        counts_blocks: float64 [R_b, N] each, from `bootstrap_counts`.
+
+    Returns:
+        float64 [K, R] each; NaN where a sum of weights is not positive.
+    """
+    one, classes = samples[0], samples[0].probabilities.shape[1]
+    parts = [np.flatnonzero(rows) for rows in (one.label == signal, one.label != signal)]
+    rankings = [_Ranking.of(sample.probabilities[:, signal], *parts) for sample in samples]
+    by_class = one.weight[:, np.newaxis] * (one.label[:, np.newaxis] == np.arange(classes))  # [N, C]
+    losses = [_event_losses(sample.probabilities, sample.label) for sample in samples]  # [N] each
+    terms = np.column_stack([by_class, *(by_class * own[:, np.newaxis] for own in losses)])  # [N, C (1 + K)]
+    areas, means = [], []
+    for counts in counts_blocks:
+        areas.append(np.stack([ranking.auc(counts.T, one.weight)[0] for ranking in rankings]))  # [K, R_b]
+        sums = (counts @ terms).reshape(len(counts), 1 + len(samples), classes)  # [R_b, 1 + K, C]
+        means.append(_ratio(sums[:, 1:], sums[:, :1]).mean(axis=2).T)  # [K, R_b]
+    return np.concatenate(areas, axis=1), np.concatenate(means, axis=1)
+
+
 def interval(values: FloatArray) -> tuple[float, float]:
     """Return the central 68% of replicas [R]: their 16% and 84% quantiles.
 

@@ -6,13 +6,17 @@ bits as one that was left alone. Checkpoints are safetensors: reading one execut
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-FORMAT = 4
+from models.members import History
+
+FORMAT = 5
 """Version of the format; a checkpoint of another version is not gone on from."""
 
 _ROW = "rows."  # begins the names of rows in the file
@@ -43,11 +47,13 @@ class Checkpoint:
         ended: Whether its training has ended, with its best epoch behind it.
         rows: By name, float32 ``[P]``, ``[T]`` or ``[1]``: ``parameters``; ``best``, those of the best epoch so far;
             ``optimiser.NAME`` and ``averaging.NAME``, the states of the optimiser and of the average;
-            ``snapshots.NUMBER``; ``diagnostics.squares``.
+            ``snapshots.NUMBER``; ``diagnostics.squares``; ``kept``, float32 ``[D]``,
+            0 for weights that have been pruned, where some have.
         training_loss: Per epoch, float64 ``[epochs]``.
         validation_loss: Likewise.
         learning_rate: Likewise.
         diagnostics: Likewise, by quantity and layer.
+        earlier: Courses of the rounds before this one, where the network is pruned (`models.pruning`).
     """
 
     place: Place
@@ -58,6 +64,7 @@ class Checkpoint:
     validation_loss: Doubles
     learning_rate: Doubles
     diagnostics: dict[str, dict[str, Doubles]] = field(default_factory=dict)
+    earlier: tuple[History, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -72,6 +79,8 @@ class Checkpoint:
         arrays |= {_ROW + name: row for name, row in self.rows.items()}
         for quantity, layers in self.diagnostics.items():
             arrays |= {f"{_DIAGNOSTIC}{quantity}.{layer}": column for layer, column in layers.items()}
+        earlier = json.dumps([dataclasses.asdict(history) for history in self.earlier]).encode()
+        arrays["earlier"] = np.frombuffer(earlier, dtype=np.uint8)
         numbers = [*self.place, self.running, self.ended]
         return save({**arrays, "state": np.array([FORMAT, *numbers], dtype=np.float64)})
 
@@ -97,6 +106,7 @@ class Checkpoint:
         for name in sorted(name for name in arrays if name.startswith(_DIAGNOSTIC)):
             quantity, layer = name.removeprefix(_DIAGNOSTIC).split(".", 1)
             diagnostics.setdefault(quantity, {})[layer] = arrays.pop(name)
+        earlier = json.loads(arrays.pop("earlier").tobytes())
         return Checkpoint(
             place=Place(int(epochs), int(window), int(step)),
             running=float(running),
@@ -104,7 +114,13 @@ class Checkpoint:
             rows={name.removeprefix(_ROW): row for name, row in arrays.items() if name.startswith(_ROW)},
             diagnostics=diagnostics,
             **{name: array for name, array in arrays.items() if not name.startswith(_ROW)},
+            earlier=tuple(History(**{name: _course(own) for name, own in each.items()}) for each in earlier),
         )
+
+
+def _course(own: Any) -> Any:
+    """Numbers per epoch as `History` holds them, from JSON."""
+    return {name: _course(each) for name, each in own.items()} if isinstance(own, dict) else tuple(own)
 
 
 class Checkpoints(Protocol):

@@ -34,29 +34,6 @@ class TrainingDiverged(RuntimeError):  # noqa: N818 - the name says what happene
 
 
 @dataclass(frozen=True)
-class MemberPlan:
-    """One network to train.
-
-    Attributes:
-        fold: The fold that it leaves out.
-        index: Its number within the fold.
-        training: Which events it trains on, bool ``[N]``.
-        validation: Which events it stops on, bool ``[N]``.
-        model: What it is.
-        settings: How it is trained; ``members`` is the caller's business, who writes the plans.
-        seed: Seed of initial weights, batch order and dropout.
-    """
-
-    fold: int
-    index: int
-    training: npt.NDArray[np.bool_]
-    validation: npt.NDArray[np.bool_]
-    model: ModelSettings
-    settings: TrainingSettings
-    seed: int
-
-
-@dataclass(frozen=True)
 class History:
     """One number per epoch.
 
@@ -71,6 +48,49 @@ class History:
     validation_loss: tuple[float, ...]
     learning_rate: tuple[float, ...]
     diagnostics: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a network goes on from after a round of pruning, in place of random weights.
+
+    Attributes:
+        parameters: In the order of a row (`models.networks.Classifier`), float32 ``[P]``.
+        kept: 1 for each number of the weight matrices, which come first in a row, that may change, 0 for one that stays
+            zero: float32 ``[D]``; ``None`` if all may.
+        earlier: Courses of the training and of the fine-tunings before.
+    """
+
+    parameters: npt.NDArray[np.float32]
+    kept: npt.NDArray[np.float32] | None
+    earlier: tuple[History, ...]
+
+
+@dataclass(frozen=True)
+class MemberPlan:
+    """One network to train.
+
+    Attributes:
+        fold: The fold that it leaves out.
+        index: Its number within the fold.
+        training: Which events it trains on, bool ``[N]``.
+        validation: Which events it stops on, bool ``[N]``.
+        model: What it is.
+        settings: How it is trained; ``members`` is the caller's business, who writes the plans.
+        seed: Seed of initial weights, batch order and dropout.
+        features: Which features it sees, bool ``[F]``; the others count as absent in all events. ``None`` for all.
+        start: Where it goes on from; ``None`` for initial weights.
+    """
+
+    fold: int
+    index: int
+    training: npt.NDArray[np.bool_]
+    validation: npt.NDArray[np.bool_]
+    model: ModelSettings
+    settings: TrainingSettings
+    seed: int
+    features: npt.NDArray[np.bool_] | None = None
+    start: Start | None = None
 
 
 @dataclass(frozen=True)

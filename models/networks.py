@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -393,6 +394,10 @@ class Classifier:
             rows.append(torch.cat(parts).to(torch.float32))
         return torch.stack(rows)  # (M, P)
 
+    def row(self, named: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Join one member's parameters by name to a row, float32 ``[P]``."""
+        return np.concatenate([named[parameter.name].ravel() for parameter in self.parameters])
+
     def views(self, rows: Tensor, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Cut parameter rows ``[M, P]`` into named views ``[M, ...]`` that share their memory.
 
@@ -430,6 +435,23 @@ class Classifier:
         Returns:
             ``[M, K, B, classes + outputs of targets]``, in the type of the statistics.
         """
+        numbers, there = self.encoded(views, statistics, values, present, step)  # (M, B, W), (M, B, O)
+        return self.outputs(views, statistics, numbers, there, step)  # (M, K, B, outputs)
+
+    def encoded(
+        self,
+        views: Mapping[str, Tensor],
+        statistics: Tables,
+        values: Tensor,
+        present: Tensor,
+        step: Step | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What an event says before the embeddings; arguments as `logits`.
+
+        Returns:
+            The numbers that come of its features, with absent ones filled, ``[M, B, W]``, and which objects are there,
+            ``[M, B, O]``.
+        """
         if step is not None and self.augmenter is not None:
             values = self.augmenter.draw(values, present, step.keys)  # (M, B, F)
         numbers = self.layout.numbers(values, statistics)  # (M, B, W)
@@ -438,14 +460,29 @@ class Classifier:
             measured = own[..., : self.layout.measured]  # (M, B, W')
             numbers = step.regularisers.noisy_inputs(numbers, measured, step.keys)  # (M, B, W)
         numbers = filled(numbers, own, views["absent"])  # (M, B, W)
+        return numbers, presence(known, self.membership.to(numbers.dtype))  # (M, B, W), (M, B, O)
+
+    def outputs(
+        self,
+        views: Mapping[str, Tensor],
+        statistics: Tables,
+        numbers: Tensor,
+        there: Tensor,
+        step: Step | None = None,
+    ) -> Tensor:
+        """What the networks tell of what `encoded` returns; otherwise as `logits`."""
         inputs = self.embeddings(views, statistics, numbers)  # (M, B, E)
-        inputs = torch.cat([inputs, presence(known, self.membership.to(inputs.dtype))], dim=-1)  # (M, B, E + O)
+        inputs = torch.cat([inputs, there], dim=-1)  # (M, B, E + O)
         kind = next(iter(views.values())).dtype
         return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, outputs)
 
     def of_classes(self, outputs: Tensor) -> Tensor:
         """The logits of the classes ``[..., classes]`` among the outputs of a network."""
         return outputs[..., : self.classes].contiguous() if self.targets else outputs
+
+    def meant(self, outputs: Tensor) -> Tensor:
+        """The probabilities that outputs ``[M, K, B, …]`` mean, averaged over submodels: ``[M, B, classes]``."""
+        return probabilities(self.of_classes(outputs), self.loss).mean(dim=1)  # (M, B, classes)
 
     def probabilities(self, views: Mapping[str, Tensor], statistics: Tables, values: Tensor, present: Tensor) -> Tensor:
         """Compute the probabilities of all members: ``[M, B, classes]``; arguments as `logits`."""
@@ -462,7 +499,7 @@ class Classifier:
             moved = [self.augmenter.copy(values, present, number) for number in range(copies)]
             values, present = torch.cat(moved, dim=1), present.repeat(1, copies, 1)  # (M, copies · B, F) each
         outputs = self.logits(views, statistics, values, present)  # (M, K, …, outputs)
-        found = probabilities(self.of_classes(outputs), self.loss).mean(dim=1)  # (M, …, classes)
+        found = self.meant(outputs)  # (M, …, classes)
         if self.targets:
             found = torch.cat([found, in_units(outputs[..., self.classes :], self.targets, views)], dim=-1)
         if copies > 1:

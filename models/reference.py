@@ -28,6 +28,7 @@ from models.settings import (
     Normalisation,
     NumberEmbedding,
     Optimiser,
+    Pruning,
     RegressionLoss,
     Schedule,
     TargetSettings,
@@ -739,6 +740,56 @@ PAGE: tuple[Choice | Strengths, ...] = (
                 "GL = 100 (E / E_best - 1) is more than so many per cent",
                 "Prechelt, Early Stopping - But When?, LNCS 1524 (1998) 55, section 2.1",
                 "learning rates that hardly change; E must be above 0, which negative weights don't promise",
+            ),
+        },
+    ),
+    Choice(
+        "Pruning",
+        "Of a network that has been trained: its best epoch loses weights or units, and what is left is fine-tuned. "
+        "All that is scored and exported is the pruned network. `law run PruneNetworks` compares shares.",
+        TrainingSettings,
+        "pruning",
+        Pruning,
+        {
+            "none": Entry("nothing is taken away", "", "the default"),
+            "magnitude": Entry(
+                "the smallest |w| of all matrices of a network are set to zero, and stay zero",
+                "Han et al., arXiv 1506.02626; as `torch.nn.utils.prune.global_unstructured`",
+                "to see how few weights do the work; files that are packed get smaller, but nothing gets faster",
+            ),
+            "structured": Entry(
+                "of each hidden layer the units j with the smallest √Σ_i W_ij² are taken out of the network; with "
+                "`residual` connections those with the smallest sum of it over all layers",
+                "after Li et al., arXiv 1608.08710, who take Σ|W|; as `torch.nn.utils.prune.ln_structured` with n = 2",
+                "networks that must be small and fast",
+            ),
+        },
+    ),
+    Strengths(
+        "Constants of the pruning",
+        "Refused without a pruning.",
+        TrainingSettings,
+        {
+            "pruning_share": Entry(
+                "s: of the weights, or of the units of each layer, that are gone in the end",
+                "",
+                "as much as `law run PruneNetworks` finds to cost nothing",
+            ),
+            "pruning_rounds": Entry(
+                "n: after round i the share s (1 - (1 - i/n)³) is gone",
+                "Zhu and Gupta, arXiv 1710.01878, eq. 1",
+                "large shares; each round is fine-tuned",
+            ),
+            "fine_tuning": Entry(
+                "epochs after each round, from the pruned weights, whose best epoch is kept; with a new optimiser and "
+                "average, and all else as in the training",
+                "Han et al.",
+                "0 only to see what it brings",
+            ),
+            "fine_tuning_rate": Entry(
+                "f: η falls from f times `learning_rate` along half a cosine to 0",
+                "Renda, Frankle and Carbin, arXiv 2003.02389",
+                "1, as rates that are small recover less",
             ),
         },
     ),

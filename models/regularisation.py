@@ -76,11 +76,22 @@ class Regularisers:
         drawn = (uniform / self.labels.clamp(min=_TINY) * classes).clamp(max=classes - 1).to(torch.int64)  # (M, B)
         return torch.where(uniform < self.labels, drawn, labels)  # (M, B)
 
-    def noisy_weights(self, parameters: Tensor, decaying: int, keys: Tensor) -> Tensor:
-        """Add noise to the matrices, the first numbers of rows ``[M, P]``, which stay as they are; keys ``[M]``."""
+    def noisy_weights(self, parameters: Tensor, decaying: int, keys: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Add noise to the matrices, the first numbers of rows ``[M, P]``, which stay as they are.
+
+        Args:
+            parameters: ``[M, P]``.
+            decaying: How many numbers of a row belong to matrices.
+            keys: Of the step, int64 ``[M]``.
+            kept: 0 for weights that are pruned and get none, else 1, ``[M, D]``; ``None`` if none is pruned.
+
+        Returns:
+            ``[M, P]``.
+        """
         if self.weights is None:
             return parameters
         drawn = hashing.normal(hashing.splitmix64(keys + WEIGHT_NOISE), decaying)  # (M, D)
+        drawn = drawn if kept is None else drawn * kept  # (M, D)
         matrices = parameters[:, :decaying] + drawn * self.weights.to(drawn.dtype)  # (M, D)
         return torch.cat([matrices, parameters[:, decaying:]], dim=1)  # (M, P)
 

@@ -32,6 +32,7 @@ Connections = Literal["plain", "residual", "densely_connected"]
 Optimiser = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam"]
 Schedule = Literal["constant", "step", "multi_step", "exponential", "cosine", "warm_restarts", "one_cycle", "plateau"]
 Averaging = Literal["none", "ema", "swa"]
+Pruning = Literal["none", "magnitude", "structured"]
 Precision = Literal["auto", "fp32", "bf16"]
 NetworkType = Literal["dense", "tabm"]
 Normalisation = Literal["none", "batch", "layer"]
@@ -64,6 +65,11 @@ CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
     },
     "averaging": {"none": {}, "ema": {"averaging_decay": 0.999}, "swa": {"averaging_start": 0.75}},
     "loss": {"cross_entropy": {}, "binary_cross_entropy": {}, "focal": {"focal_gamma": 2.0}, "kullback_leibler": {}},
+    "pruning": {
+        "none": {},
+        "magnitude": {"pruning_share": 0.8, "pruning_rounds": 1, "fine_tuning": 5, "fine_tuning_rate": 1.0},
+        "structured": {"pruning_share": 0.5, "pruning_rounds": 1, "fine_tuning": 5, "fine_tuning_rate": 1.0},
+    },
     "initialisation": {
         **{name: {} for name in get_args(Initialisation)},
         "constant": {"initial_constant": 0.1},
@@ -332,8 +338,8 @@ class Augmentation:
 class TrainingSettings:
     """How the networks are trained.
 
-    A constant that belongs to a choice (of optimiser, schedule, averaging or loss) is ``None`` for its default there,
-    which `CONSTANTS` lists; one that the choice does not have is refused.
+    A constant that belongs to a choice (of optimiser, schedule, averaging, loss or pruning) is ``None`` for its
+    default there, which `CONSTANTS` lists; one that the choice does not have is refused.
 
     Attributes:
         epochs: Largest number of passes over the training events.
@@ -389,6 +395,15 @@ class TrainingSettings:
             ``None`` never stops.
         stop_generalisation: Stop after the first epoch whose validation loss is more than so many per cent above the
             best one (Prechelt 1998, criterion GL); ``None`` never stops.
+        pruning: What is taken away from a network that has been trained: ``none``; ``magnitude``, the smallest of all
+            its weights, which stay zero (Han et al., arXiv 1506.02626); ``structured``, in each hidden layer the units
+            with the smallest norm of the weights into them (after Li et al., arXiv 1608.08710), so that the network is
+            smaller.
+        pruning_share: Of the weights, or of the units of each layer, that are gone in the end.
+        pruning_rounds: In how many rounds, each followed by fine-tuning; after round i of n the share is that in the
+            end times 1 - (1 - i/n)³ (Zhu and Gupta, arXiv 1710.01878, equation 1).
+        fine_tuning: Epochs of training after each round; 0 for none.
+        fine_tuning_rate: Largest learning rate there, as a share of ``learning_rate``; it falls along half a cosine.
         precision: Of matrix products and hidden layers in training and validation: ``fp32``; ``bf16``, with parameters,
             optimiser and losses in fp32; ``auto``, bf16 on a GPU and fp32 on a processor. Scores are always computed
             in fp32.
@@ -449,6 +464,11 @@ class TrainingSettings:
     max_norm: float | None = None
     stop_gap: float | None = None
     stop_generalisation: float | None = None
+    pruning: Pruning = "none"
+    pruning_share: float | None = None
+    pruning_rounds: int | None = None
+    fine_tuning: int | None = None
+    fine_tuning_rate: float | None = None
     precision: Precision = "auto"
     sampling: Sampling = "plain"
     window: int | None = None
@@ -479,12 +499,16 @@ class TrainingSettings:
         _require(self.window is None or self.window >= 1000, "window", self.window, "at least 1000 events, or null")
         _require(self.members >= 1, "members", self.members, "at least 1")
         self._check_batches()
-        for key in ("optimiser", "schedule", "averaging", "loss"):
+        for key in ("optimiser", "schedule", "averaging", "loss", "pruning"):
             _check_constants(self, key)
         self._check_schedule()
         most, restarts = len(self.snapshot_epochs), self.schedule == "warm_restarts"
         expected = f"from 0 to {most}, the number of {'periods of warm restarts' if restarts else 'epochs'}"
         _require(0 <= self.snapshots <= most, "snapshots", self.snapshots, expected)
+        _require(self.snapshots == 0 or self.pruning == "none", "snapshots", self.snapshots, "0, with a pruning")
+        if self.pruned.get("pruning_rounds", 1) > 1:
+            epochs = self.pruned["fine_tuning"]
+            _require(epochs > 0, "fine_tuning", epochs, "at least one epoch after each of several rounds of pruning")
 
     @property
     def constants(self) -> dict[str, float]:
@@ -519,6 +543,11 @@ class TrainingSettings:
             ends.append(int(end))
             length *= self.course["schedule_stretch"]
         return tuple(ends)
+
+    @property
+    def pruned(self) -> dict[str, Any]:
+        """The constants of the pruning."""
+        return chosen(self, "pruning")
 
     def _check_batches(self) -> None:
         """Refuse what cannot be done with all events in one batch."""
@@ -612,6 +641,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule_reductions": (lambda value: value >= 0, "at least 0"),
     "focal_gamma": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
     "initial_constant": (math.isfinite, "a finite number"),
+    "pruning_share": (lambda value: 0 < value < 1, "a share above 0 and below 1"),
+    "pruning_rounds": _COUNT,
+    "fine_tuning": (lambda value: value >= 0, "at least 0 epochs"),
+    "fine_tuning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
     "averaging_decay": _KEEPS,
     "averaging_start": _KEEPS,
     "categories": (_are_categories, "from 1 to 256, or a list of so many different numbers"),
@@ -630,6 +663,26 @@ def _require(condition: bool, name: str, found: object, expected: str) -> None:
     """Raise a ``ValueError`` that names the setting, unless the condition holds."""
     if not condition:
         raise ValueError(f"{name} is {found!r}; expected {expected}.")
+
+
+def pruned_widths(hidden: tuple[int, ...], share: float) -> tuple[int, ...]:
+    """What a structured pruning leaves of the widths of hidden layers, rounded as torch does."""
+    return tuple(width - round(share * width) for width in hidden)
+
+
+def check_pruning(model: ModelSettings, training: TrainingSettings) -> None:
+    """Refuse a pruning that leaves no network.
+
+    Raises:
+        ValueError: A structured pruning of a network without hidden layers, or one that leaves fewer than 2 units.
+    """
+    if training.pruning != "structured":
+        return
+    _require(bool(model.hidden), "hidden", model.hidden, "at least one layer, as pruning is 'structured'")
+    share = training.pruned["pruning_share"]
+    widths = pruned_widths(model.hidden, share)
+    left = f"a share that leaves at least 2 units of each layer, not {list(widths)} of {list(model.hidden)}"
+    _require(min(widths) >= 2, "pruning_share", share, left)
 
 
 def chosen(settings: ModelSettings | TrainingSettings | FeatureInput, key: str) -> dict[str, Any]:

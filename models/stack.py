@@ -20,7 +20,7 @@ from models.events import Counts, Mask, TrainingEvents, Window, Windows
 from models.fitting import fit_transforms
 from models.heads import Heads
 from models.losses import Losses, class_factors
-from models.members import History, MemberPlan, TrainedMember, TrainingDiverged
+from models.members import History, MemberPlan, Start, TrainedMember, TrainingDiverged
 from models.networks import Classifier
 from models.optimisation import AVERAGES, OPTIMISERS
 from models.regularisation import Regularisers
@@ -168,6 +168,7 @@ class Stack:
         optimiser: Acts on those that are trained, the first T of each row.
         average: Of the parameters, validated and kept in their place; ``None`` without one.
         largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
+        kept: 0 for weights that have been pruned, else 1, float32 ``[M, D]``; ``None`` if no member has lost any.
         dropout: Drops units; ``None`` if no member drops any.
         losses: The loss of the classes.
         heads: What is learned beside hard labels; ``None`` for nothing.
@@ -251,7 +252,8 @@ class Stack:
                 counts.append(np.bincount(labels, minlength=classes))
             sizes = (int(counts[0].sum()), int(counts[1].sum()))
             own = past[: plan.settings.epochs + 1, position]  # (epochs + 1,)
-            states.append(State(plan, order, fits[position], sizes, (balance[0], balance[1]), own))
+            fit = fits[position] if plan.features is None else fits[position].only(plan.features)
+            states.append(State(plan, order, fit, sizes, (balance[0], balance[1]), own))
         return states
 
     def _lay_out(self, plans: Mapping[int, MemberPlan], events: TrainingEvents) -> None:
@@ -264,9 +266,15 @@ class Stack:
         streams = [hashing.key(plan.seed, plan.fold, plan.index) for plan in plans.values()]
         begun = [Classifier(plan.model, self.signature) for plan in plans.values()]  # each in its own way
         initial = [one.initial([hashing.key(s, _INITIAL)]) for one, s in zip(begun, streams, strict=True)]
+        begins = [plan.start for plan in plans.values()]
+        initial = [
+            row if start is None else torch.from_numpy(start.parameters).unsqueeze(0)
+            for row, start in zip(initial, begins, strict=True)
+        ]  # (1, P) each
         self.parameters = torch.cat(initial).to(self.device)  # (M, P)
         if self.heads is not None:
             self.heads.keep_units(self.classifier.views(self.parameters), events)
+        self.kept = self._masks(begins)
         self.best = self.parameters.clone()  # (M, P)
         constants = [own.constants for own in settings]
         columns = {name: column([own[name] for own in constants]).unsqueeze(1) for name in constants[0]}  # (M, 1) each
@@ -304,6 +312,14 @@ class Stack:
         self.time = torch.zeros_like(self.step)
         self._make_room()
 
+    def _masks(self, begins: Sequence[Start | None]) -> Tensor | None:
+        """What `kept` is with these starts."""
+        if not any(start is not None and start.kept is not None for start in begins):
+            return None
+        whole = np.ones(self.classifier.decaying, dtype=np.float32)  # (D,)
+        masks = [whole if start is None or start.kept is None else start.kept for start in begins]
+        return torch.from_numpy(np.stack(masks)).to(self.device)  # (M, D)
+
     def _make_room(self) -> None:
         """Allocate what a window fills, for the longest one: a recorded step needs its tensors to stay in place."""
         epochs = range(max(state.plan.settings.epochs for state in self.states))
@@ -339,11 +355,15 @@ class Stack:
     def checkpoint(self, position: int, place: Place, ended: bool) -> Checkpoint:
         """Where a member stands."""
         state = self.states[position]
+        rows = {name: rows[position].cpu().numpy().copy() for name, rows in self._rows().items()}
+        start = state.plan.start
+        if start is not None and start.kept is not None:
+            rows["kept"] = start.kept
         return Checkpoint(
             place=place,
             running=float(self.running[position]),
             ended=ended,
-            rows={name: rows[position].cpu().numpy().copy() for name, rows in self._rows().items()},
+            rows=rows,
             training_loss=np.array(state.training_loss),
             validation_loss=np.array(state.validation_loss),
             learning_rate=np.array(state.learning_rate),
@@ -351,6 +371,7 @@ class Stack:
                 quantity: {layer: np.array(column) for layer, column in own.items()}
                 for quantity, own in state.diagnostics.items()
             },
+            earlier=() if start is None else start.earlier,
         )
 
     def _rows(self) -> dict[str, Tensor]:
@@ -470,6 +491,7 @@ class Stack:
             "divisors",
             "running",
             "largest",
+            "kept",
         ):
             tensor = getattr(self, name)  # (M, ...)
             setattr(self, name, None if tensor is None else tensor[keep])

@@ -9,7 +9,7 @@ optimiser, dropout and end. What a member becomes does not depend on who else is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,7 +27,9 @@ from models.members import MemberPlan, TrainedMember
 from models.memory import reused_memory
 from models.networks import Classifier, Step
 from models.optimisation import clip
+from models.pruning import Round
 from models.replay import Replay
+from models.settings import check_pruning
 from models.stack import Kind, Stack
 
 
@@ -57,25 +59,105 @@ def train(
         TrainingDiverged: If a loss becomes infinite or NaN.
     """
     _check(events, plans)
+    for plan in plans:
+        check_pruning(plan.model, plan.settings)
     if progress is not None:
         for warning in dict.fromkeys(warning for plan in plans for warning in plan.model.warnings):
             progress(f"{warning}\n")
-    stacks: dict[tuple[Kind, Place], dict[int, Checkpoint | None]] = {}
-    for order, plan in enumerate(plans):
-        saved = checkpoints.load(order) if checkpoints is not None else None
-        place = Place(0, 0, 0) if saved is None else saved.place
-        stacks.setdefault((Kind.of(plan), place), {})[order] = saved
+    saved = {} if checkpoints is None else {order: checkpoints.load(order) for order in range(len(plans))}
+    rounds = {order: Round.of(plan, saved.get(order)) for order, plan in enumerate(plans)}
+    trained = _train_rounds(events, rounds, saved, progress, checkpoints, device=device)
+    return [trained[order] for order in range(len(plans))]
+
+
+def prune(
+    events: TrainingEvents,
+    plans: Sequence[MemberPlan],
+    members: Sequence[TrainedMember],
+    *,
+    progress: Callable[[str], None] | None = None,
+    device: str = "cpu",
+) -> list[TrainedMember]:
+    """Prune networks that have been trained without, as `train` would have gone on with them.
+
+    Args:
+        events: The events that they were trained on.
+        plans: What is asked for; with a pruning.
+        members: The network of each plan.
+        progress: Is called with one line of text after every epoch.
+        device: torch's name of the device.
+
+    Returns:
+        The pruned networks, in the order of the plans: to the last bit those of `train`.
+
+    Raises:
+        ValueError: If a pruning leaves no network.
+    """
+    for plan in plans:
+        check_pruning(plan.model, plan.settings)
+    following = [Round(plan, plan).after(member) for plan, member in zip(plans, members, strict=True)]
+    rounds = {order: own for order, own in enumerate(following) if isinstance(own, Round)}
+    done = {order: own for order, own in enumerate(following) if isinstance(own, TrainedMember)}
+    done |= _train_rounds(events, rounds, {}, progress, None, device=device)
+    return [done[order] for order in range(len(plans))]
+
+
+def _train_rounds(
+    events: TrainingEvents,
+    rounds: dict[int, Round],
+    saved: dict[int, Checkpoint | None],
+    progress: Callable[[str], None] | None,
+    checkpoints: Checkpoints | None,
+    *,
+    device: str,
+) -> dict[int, TrainedMember]:
+    """Train networks, by their places among all plans, from where they stand to the end of their last round."""
     trained: dict[int, TrainedMember] = {}
     with single_threaded(), reused_memory(), torch.no_grad():
-        for (_, place), members in stacks.items():
-            first = plans[next(iter(members))]
-            augmentation = first.settings.augmentation
-            classifier = Classifier(first.model, events.signature, device, augmentation=augmentation)
-            stack = Stack(classifier, events, {order: plans[order] for order in members}, device)
-            trained |= stack.restore(list(members.values()))
-            if stack.states:
-                trained |= _train_together(stack, place, progress, checkpoints)
-    return [trained[order] for order in range(len(plans))]
+        while rounds:
+            number = min(own.number for own in rounds.values())
+            now = {order: own.plan for order, own in rounds.items() if own.number == number}
+            say = progress if number == 0 else _pruned(progress, number)
+            found = _train_round(events, now, saved, say, checkpoints, device=device)
+            for order, member in found.items():
+                following = rounds.pop(order).after(member)
+                saved.pop(order, None)
+                if isinstance(following, Round):
+                    rounds[order] = following
+                else:
+                    trained[order] = following
+    return trained
+
+
+def _pruned(progress: Callable[[str], None] | None, number: int) -> Callable[[str], None] | None:
+    """Progress of the fine-tuning after a round of pruning."""
+    return None if progress is None else lambda line: progress(f"pruned, round {number}: {line}")
+
+
+def _train_round(
+    events: TrainingEvents,
+    plans: Mapping[int, MemberPlan],
+    saved: Mapping[int, Checkpoint | None],
+    progress: Callable[[str], None] | None,
+    checkpoints: Checkpoints | None,
+    *,
+    device: str,
+) -> dict[int, TrainedMember]:
+    """Train networks, by their places among all plans, from where they stand to the end of their epochs."""
+    stacks: dict[tuple[Kind, Place], dict[int, Checkpoint | None]] = {}
+    for order, plan in plans.items():
+        own = saved.get(order)
+        place = Place(0, 0, 0) if own is None else own.place
+        stacks.setdefault((Kind.of(plan), place), {})[order] = own
+    trained: dict[int, TrainedMember] = {}
+    for (_, place), members in stacks.items():
+        first = plans[next(iter(members))]
+        classifier = Classifier(first.model, events.signature, device, augmentation=first.settings.augmentation)
+        stack = Stack(classifier, events, {order: plans[order] for order in members}, device)
+        trained |= stack.restore(list(members.values()))
+        if stack.states:
+            trained |= _train_together(stack, place, progress, checkpoints)
+    return trained
 
 
 def _train_together(
@@ -134,7 +216,8 @@ def _take_step(stack: Stack, table: Table) -> None:
         weights = weights.sign()  # (M, B)
     weights = (weights * stack.factors.gather(1, labels)).to(stack.parameters.dtype)  # (M, B)
     step = Step(hashing.splitmix64(stack.keys + stack.time), stack.dropout, rows >= 0, regularisers=stack.regularisers)
-    noisy = stack.regularisers.noisy_weights(stack.parameters, stack.classifier.decaying, step.keys)  # (M, P)
+    matrices = slice(stack.classifier.decaying)
+    noisy = stack.regularisers.noisy_weights(stack.parameters, matrices.stop, step.keys, stack.kept)  # (M, P)
     goals = stack.regularisers.noisy_labels(labels, stack.factors.shape[1], step.keys)  # (M, B)
     told = None if stack.heads is None else stack.heads.told(table, rows, labels)
     soft = None if told is None else told.soft  # (M, 1, B, C)
@@ -153,8 +236,9 @@ def _take_step(stack: Stack, table: Table) -> None:
     gradients = torch.cat([slope.flatten(1) for slope in slopes], dim=1).to(stack.parameters.dtype)  # (M, T)
     if stack.diagnostics is not None:
         stack.diagnostics.add(gradients)
-    matrices = slice(stack.classifier.decaying)
     stack.regularisers.penalise(gradients[:, matrices], stack.parameters[:, matrices])
+    if stack.kept is not None:
+        gradients[:, matrices] *= stack.kept  # (M, D); what has no slope stays zero with every optimiser
     if stack.largest is not None:
         gradients = clip(gradients, stack.largest)  # (M, T)
     stack.optimiser.step(stack.parameters[:, : stack.classifier.trained], gradients, rates, active)

@@ -48,6 +48,10 @@ class Transform:
 
     tables: dict[str, Floats]
 
+    def only(self, seen: npt.NDArray[np.bool_]) -> Transform:
+        """The transform of a network that sees some features, bool ``[F]``: the others count as never met."""
+        return Transform({**self.tables, "seen": np.where(seen, self.tables["seen"], np.float32(0))})
+
 
 Fit = Callable[[Doubles, Doubles], dict[str, Doubles]]
 """Returns tables for one feature from its sorted values and their weights, float64 ``[n]`` each, n > 0."""

@@ -403,6 +403,7 @@ class TestCombinations:
         penalties = several(0.0, 0.5, 2.0) if events.extra_names else [0.0, 0.0]
         shares = several(1.0, 0.5)
         snapshots, recorded = data.draw(st.sampled_from([0, 1])), data.draw(st.booleans())
+        pruned = several("none", "magnitude", "structured")
         drops, norms, clips, gammas = several(0.0, 0.3), several(None, 0.7), several(None, 1.0), several(2.0, 0.5)
         widths = (5, 5) if connections == "residual" else (6, 3)
         if inputs.features or embedding != "none":
@@ -438,8 +439,11 @@ class TestCombinations:
                 decorrelation={"spectator": penalties[number]},
                 loss_weight=shares[number],
                 clip_norm=clips[number],
-                snapshots=snapshots if "warm_restarts" not in schedules else 0,
+                snapshots=snapshots if "warm_restarts" not in schedules and set(pruned) == {"none"} else 0,
                 diagnostics=recorded,
+                pruning=pruned[number],
+                pruning_share=None if pruned[number] == "none" else 0.3,
+                fine_tuning=None if pruned[number] == "none" else 1,
                 **{name: values[number] for name, values in strengths.items()},
             )
             plans.append(dataclasses.replace(plan, model=model, settings=training))

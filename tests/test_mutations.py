@@ -115,6 +115,7 @@ VALUES: dict[str, Any] = {
     "training.warm_up": 1.0,
     "training.averaging": "ema",
     "training.combination": "median",
+    "training.pruning": "magnitude",
 }
 
 # Leaves that can't change alone (a process needs its cross section), or that have one value so far.

@@ -24,7 +24,7 @@ from models.ensemble import Ensemble, predict
 from models.events import Table, TrainingEvents
 from models.fitting import fit_transforms
 from models.losses import class_factors, cross_entropy
-from models.members import MemberPlan, TrainedMember, TrainingDiverged
+from models.members import MemberPlan, Start, TrainedMember, TrainingDiverged
 from models.networks import Classifier, Step
 from models.preprocessing import Signature
 from models.replay import Replay
@@ -339,6 +339,8 @@ def test_a_run_repeats_itself_and_members_differ() -> None:
         dataclasses.replace(TRAINING, window=1000),
         dataclasses.replace(TRAINING, stop_gap=0.01, stop_generalisation=1.0),
         dataclasses.replace(TRAINING, snapshots=2),
+        dataclasses.replace(TRAINING, pruning="magnitude", pruning_rounds=2, fine_tuning=1),
+        dataclasses.replace(TRAINING, pruning="structured", fine_tuning=1),
         *(dataclasses.replace(TRAINING, loss=loss) for loss in get_args(Loss)),
         *(dataclasses.replace(TRAINING, **{name: value}) for name, value in REGULARISED.items()),
     ],
@@ -652,7 +654,15 @@ def test_a_step_of_each_optimiser_and_average_can_be_recorded(optimiser: Optimis
     assert_recordable(MODEL, dataclasses.replace(TRAINING, optimiser=optimiser, averaging=averaging))
 
 
-def assert_recordable(model: ModelSettings, training: TrainingSettings, events: TrainingEvents | None = None) -> None:
+def test_a_step_with_a_mask_can_be_recorded() -> None:
+    """And with one that holds noise off the weights that are gone."""
+    for change in ({}, {"weight_noise": 0.1}):
+        assert_recordable(MODEL, dataclasses.replace(TRAINING, **change), pruned=True)
+
+
+def assert_recordable(
+    model: ModelSettings, training: TrainingSettings, events: TrainingEvents | None = None, *, pruned: bool = False
+) -> None:
     """Tensors of the device "meta" have no numbers: to ask for one, or for a shape that depends on one, is an error.
 
     As on a GPU, no operation may take a tensor of the processor, and all that a step leaves behind must stay where it
@@ -671,6 +681,10 @@ def assert_recordable(model: ModelSettings, training: TrainingSettings, events: 
 
     events = events or make_events()
     plans = dict(enumerate(make_plans(model=model, training=training)[:2]))
+    if pruned:
+        classifier = Classifier(model, SIGNATURE)
+        row, kept = np.zeros(classifier.size, np.float32), np.ones(classifier.decaying, np.float32)
+        plans[0] = dataclasses.replace(plans[0], start=Start(row, kept, ()))
     with torch.no_grad():
         classifier = Classifier(model, events.signature, augmentation=training.augmentation)
         stack = Stack(classifier, events, plans, "cpu")

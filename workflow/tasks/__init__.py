@@ -7,6 +7,9 @@ from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.inputs import ListInputs
 from workflow.tasks.plots import PlotResults
 from workflow.tasks.prune import Prune
+from workflow.tasks.prune_features import PruneFeatures
+from workflow.tasks.prune_networks import PruneNetworks
+from workflow.tasks.rank import RankFeatures
 from workflow.tasks.report import Report
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.select import SelectEvents
@@ -22,6 +25,9 @@ __all__ = [
     "PlotResults",
     "PrepareFolds",
     "Prune",
+    "PruneFeatures",
+    "PruneNetworks",
+    "RankFeatures",
     "Report",
     "ScoreEvents",
     "SelectEvents",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from analysis.splitting import Scheme
     from models.checkpoint import Checkpoint
     from models.events import TrainingEvents
-    from models.members import TrainedMember
+    from models.members import MemberPlan, TrainedMember
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,7 @@ class TrainFolds(Workflow[TrainSlice]):
         return {"pool": PrepareFolds.req(self)}
 
     def slice(self, config: Configuration) -> TrainSlice:
-        fold, member = self.branch_data
-        return TrainSlice(
-            fold=fold,
-            member=member,
-            folds=config.folds.count,
-            scheme=config.folds.scheme,
-            seed=config.seed,
-            model=config.model,
-            training=of_one_network(config.training),
-            targets=dict(config.targets),
-            soft_labels=config.soft_labels,
-            signal=config.classes.signal if config.training.decorrelated else None,
-        )
+        return _slice_of(config, *self.branch_data)
 
     def files(self) -> Sequence[str]:
         return ("network.safetensors",)
@@ -190,14 +178,11 @@ def save_network(network: TrainedMember, out: Path) -> None:
 def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = None) -> list[TrainedMember]:
     """Train the networks of several branches, which require the same, as one stack."""
     from analysis.pool import load_pool
-    from models.members import MemberPlan, TrainingDiverged
+    from models.members import TrainingDiverged
     from models.training import best_device, train
 
     pool = load_pool(given.made["pool"].path("pool"))
-    events = training_events(pool, slices[0])
-    plans = [
-        MemberPlan(s.fold, s.member, *pool.uses(s.fold, s.folds, s.scheme), s.model, s.training, s.seed) for s in slices
-    ]
+    events, plans = training_events(pool, slices[0]), [plan_of(each, pool) for each in slices]
     folds = ", ".join(str(fold) for fold in sorted({s.fold for s in slices}))
 
     def progress(line: str) -> None:
@@ -209,12 +194,12 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
         raise UserError(str(error)) from error
 
 
-def training_events(pool: Pool, settings: TrainSlice) -> TrainingEvents:
-    """The pool as the training sees it."""
+def training_events(pool: Pool, one: TrainSlice) -> TrainingEvents:
+    """The events of a pool as the training of a network, or of others of its analysis, takes them."""
     from models.events import TrainingEvents
     from models.preprocessing import Signature, Target
 
-    targets = tuple(Target(name, target) for name, target in settings.targets.items())
+    targets = tuple(Target(name, target) for name, target in one.targets.items())
     return TrainingEvents(
         signature=Signature(pool.features, pool.objects, pool.classes, targets),
         values=pool.values,
@@ -224,8 +209,37 @@ def training_events(pool: Pool, settings: TrainSlice) -> TrainingEvents:
         identity=pool.identity,
         extra=pool.extra if pool.extra_names else None,
         extra_names=pool.extra_names,
-        soft_labels=settings.soft_labels,
-        signal=None if settings.signal is None else pool.classes.index(settings.signal),
+        soft_labels=one.soft_labels,
+        signal=None if one.signal is None else pool.classes.index(one.signal),
+    )
+
+
+def plan_of(s: TrainSlice, pool: Pool) -> MemberPlan:
+    """The network of a branch."""
+    from models.members import MemberPlan
+
+    return MemberPlan(s.fold, s.member, *pool.uses(s.fold, s.folds, s.scheme), s.model, s.training, s.seed)
+
+
+def slices_of(config: Configuration) -> tuple[TrainSlice, ...]:
+    """All networks of an analysis, in the order of the branches."""
+    places = [(fold, member) for fold in range(config.folds.count) for member in range(config.training.members)]
+    return tuple(_slice_of(config, fold, member) for fold, member in places)
+
+
+def _slice_of(config: Configuration, fold: int, member: int) -> TrainSlice:
+    """What one network of an analysis is and how it is trained."""
+    return TrainSlice(
+        fold=fold,
+        member=member,
+        folds=config.folds.count,
+        scheme=config.folds.scheme,
+        seed=config.seed,
+        model=config.model,
+        training=of_one_network(config.training),
+        targets=dict(config.targets),
+        soft_labels=config.soft_labels,
+        signal=config.classes.signal if config.training.decorrelated else None,
     )
 
 
