@@ -17,10 +17,17 @@ from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from analysis.errors import UserError, nearest
-from models.settings import ModelSettings, TargetSettings, TrainingSettings, check_pruning
+from models.settings import (
+    ModelSettings,
+    TargetSettings,
+    TrainingSettings,
+    TuningSettings,
+    check_pruning,
+    with_values,
+)
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -241,7 +248,43 @@ class Configuration(Section):
     folds: Folds = Folds()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    tuning: TuningSettings = TuningSettings()
     outputs: Outputs = Outputs()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat_space(cls, content: Any) -> Any:
+        """Take keys of `tuning.space` as nested mappings too, which is what `--set` makes of them."""
+        tuning = content.get("tuning") if isinstance(content, dict) else None
+        if not isinstance(tuning, dict) or not isinstance(tuning.get("space"), dict):
+            return content
+        flat: dict[str, Any] = {}
+        for key, value in tuning["space"].items():
+            nested = isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values())
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()} if nested else {key: value}
+        return {**content, "tuning": {**tuning, "space": flat}}
+
+    @model_validator(mode="after")
+    def _space_fits(self) -> Configuration:
+        """Check the types of what is tuned; a combination that is refused shows when it is proposed."""
+        for key, parameter in self.tuning.space.items():
+            section, _, name = key.partition(".")
+            hint = get_type_hints(ModelSettings if section == "model" else TrainingSettings)[name]
+            if parameter.choices is None:
+                if not {int, float} & set(_options(hint)):
+                    raise ValueError(f"key tuning.space.{key}: a range is for numbers; expected choices")
+                continue
+            for choice in parameter.choices:
+                try:
+                    TypeAdapter(hint).validate_python(
+                        choice, strict=isinstance(choice, bool) and bool not in _options(hint)
+                    )
+                except ValidationError as error:
+                    problem = error.errors()[0]["msg"]
+                    raise ValueError(
+                        f"key tuning.space.{key}.choices: {choice!r} is no value of {key}: {problem}"
+                    ) from None
+        return self
 
     @model_validator(mode="after")
     def _processes_fit(self) -> Configuration:
@@ -442,6 +485,16 @@ class Configuration(Section):
     def sample_of(self, dataset: str) -> str:
         """The sample key: by default the data set's name."""
         return self.data.datasets[dataset].sample or dataset
+
+
+def tried(config: Configuration, values: Mapping[str, Any]) -> Configuration:
+    """A configuration with other values of some keys of `model` and `training`.
+
+    Raises:
+        ValueError: The combination makes no sense.
+    """
+    model, training = with_values(config.model, config.training, values)
+    return Configuration.model_validate({**dict(config), "model": model, "training": training})
 
 
 class Analysis:

@@ -7,12 +7,13 @@ Names and defaults come from the schema (`models.settings`), what is said of the
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple, get_args
 
 from models.settings import (
     CONSTANTS,
+    NOT_TUNED,
     Activation,
     Augmentation,
     Averaging,
@@ -33,6 +34,7 @@ from models.settings import (
     Schedule,
     TargetSettings,
     TrainingSettings,
+    tunable,
 )
 
 Settings = type[ModelSettings] | type[TrainingSettings] | type[FeatureInput] | type[Augmentation] | type[TargetSettings]
@@ -859,7 +861,17 @@ PAGE: tuple[Choice | Strengths, ...] = (
 
 def page() -> str:
     """The text of `docs/models.md`."""
-    return "\n".join([INTRODUCTION, *("\n".join([*section.lines(), ""]) for section in PAGE)])
+    return "\n".join([INTRODUCTION, *("\n".join([*section.lines(), ""]) for section in PAGE), *_tuned(), ""])
+
+
+def _tuned() -> Iterator[str]:
+    """Which keys a study may vary, and which it may not."""
+    yield from ("## What can be tuned", "")
+    yield "[TuneHyperparameters](tuning.md) may vary these keys, in `tuning.space` of an `analysis.yaml`:"
+    for section in (SECTIONS[ModelSettings], SECTIONS[TrainingSettings]):
+        yield from ("", ", ".join(f"`{key}`" for key in tunable() if key.startswith(f"{section}.")) + ".")
+    yield from ("", "And it refuses these, as all keys of other sections:", "", "| key | why |", "|---|---|")
+    yield from (_row(key, (why,)) for key, why in NOT_TUNED.items())
 
 
 def _default(settings: Settings, key: str) -> str:

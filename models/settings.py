@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
@@ -42,6 +42,9 @@ InputKind = Literal["standardise", "z_score", "robust", "quantile_normal", "min_
 CategoryEncoding = Literal["one_hot", "embedding"]
 NumberEmbedding = Literal["none", "periodic", "piecewise_linear"]
 Combination = Literal["mean", "logits", "median", "weighted"]
+
+Sampler = Literal["grid", "random", "tpe", "gaussian_process"]
+Pruner = Literal["none", "median", "halving"]
 
 Constant = float | bool | str | tuple[int, ...]
 CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
@@ -86,6 +89,10 @@ CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
     },
 }
 """The keys that belong to one choice or another, with their defaults there: ``CONSTANTS[key][choice]``."""
+PRUNERS: dict[str, dict[str, dict[str, Constant]]] = {
+    "pruner": {"none": {}, "median": {"pruner_trials": 5}, "halving": {"pruner_factor": 3}},
+}
+"""Likewise of a study, which is no part of a network."""
 
 
 @dataclass(frozen=True)
@@ -612,6 +619,176 @@ class TargetSettings:
         return tuple(f"{name}_q{100 * level:.10g}".replace(".", "p") for level in self.levels)
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """The values that a study may give to one key: a range of numbers, or a list.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        log: Whether the range is even in the logarithm.
+        points: Values of a range on a grid and in a scan, evenly spaced, both ends among them.
+        choices: The values, in place of a range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    points: int = 5
+    choices: tuple[Any, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.points >= 2, "points", self.points, "at least 2")
+        if self.choices is not None:
+            object.__setattr__(self, "choices", tuple(_tuples(choice) for choice in self.choices))
+            _require(len(self.choices) >= 2, "choices", list(self.choices), "at least two values")
+            _require(self.low is None and self.high is None, "low, high", (self.low, self.high), "none beside choices")
+            return
+        if self.low is None or self.high is None or not self.low < self.high < math.inf:
+            _require(False, "low, high", (self.low, self.high), "two numbers, the first one smaller, or choices")
+        _require(not self.log or (self.low or 0) > 0, "low", self.low, "a number above 0, as log is true")
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """A study of hyper-parameters: what is tried, and how. None of it enters anything but the study.
+
+    Attributes:
+        space: The values of each key that is tuned; empty for those of `default_space`.
+        sampler: Who proposes: ``grid``, all combinations of values, in random order; ``random``; ``tpe``,
+            tree-structured Parzen estimators (Bergstra et al., NeurIPS 2011); ``gaussian_process``, with expected
+            improvement.
+        trials: How many are tried; more of them go on from where fewer have ended.
+        batch: Trials that are proposed together, from what came of those before them.
+        pruner: Which trials are stopped early: ``none``; ``median``, those that are worse than the median of the
+            finished ones at the same epoch (Golovin et al., KDD 2017); ``halving``, at a few epochs all but the best
+            share of those that came so far (Li et al., arXiv 1810.05934).
+        pruner_trials: Of ``median``, finished trials before the first is stopped.
+        pruner_factor: Of ``halving``: one of so many goes on, at 1/factor² and at 1/factor of its epochs.
+        seed: Of the proposals; that of the networks is the analysis's own.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    space: dict[str, Parameter] = field(default_factory=dict)
+    sampler: Sampler = "tpe"
+    trials: int = 40
+    batch: int = 8
+    pruner: Pruner = "halving"
+    pruner_trials: int | None = None
+    pruner_factor: int | None = None
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for key in self.space:
+            check_tunable(key)
+        for name in ("trials", "batch"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        _check_constants(self, "pruner", PRUNERS)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """The constants of the pruner."""
+        own = PRUNERS["pruner"][self.pruner]
+        return {name: default if getattr(self, name) is None else getattr(self, name) for name, default in own.items()}
+
+
+NOT_TUNED = {
+    "training.loss": "trials are compared by it, and losses of two kinds are not comparable",
+    "training.focal_gamma": "it changes the loss by which trials are compared",
+    "training.loss_weight": "it changes the loss by which trials are compared",
+    "training.decorrelation": "it gives up some of the loss by which trials are compared, for another end",
+    "training.augmentation": "a study varies single values, and this has several",
+    "model.inputs": "a study varies single values, and this has several",
+    "training.members": "it says how many networks there are, not what one is; more are never worse",
+    "training.precision": "it follows from the machine",
+    "training.window": "it follows from the memory of the machine",
+    "seed": "it is chance: the best of many seeds is best on these validation events alone. To see how much chance "
+    "there is, set training.members",
+    "folds.salt": "it moves the split: trials would be compared on other validation events. Set it, and tune anew",
+    "folds.count": "it moves the split: trials would be compared on other validation events. Set it, and tune anew",
+    "folds.scheme": "it moves the split: trials would be compared on other validation events. Set it, and tune anew",
+    "folds.minimum": "it is no setting of the networks",
+    "folds.test_fraction": "test events are held out from all choices",
+    "folds.test_salt": "test events are held out from all choices; their salt is never tuned",
+}
+"""Keys that no study may vary, and why. Those of other sections say which events there are."""
+
+
+def tunable() -> tuple[str, ...]:
+    """The keys that a study may vary."""
+    keys = [f"model.{f.name}" for f in fields(ModelSettings)] + [f"training.{f.name}" for f in fields(TrainingSettings)]
+    return tuple(key for key in keys if key not in NOT_TUNED)
+
+
+def check_tunable(key: str) -> None:
+    """Refuse a key that no study may vary.
+
+    Raises:
+        ValueError: It is one; why, or which key may have been meant.
+    """
+    if key in NOT_TUNED:
+        raise ValueError(f"{key} can't be tuned: {NOT_TUNED[key]}.")
+    if key not in tunable():
+        nearest = get_close_matches(key, tunable(), 1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"{key} can't be tuned; keys of model and training can, docs/models.md lists them.{hint}")
+
+
+def default_space(training: TrainingSettings) -> dict[str, Parameter]:
+    """What is tuned unless the configuration says so: around its learning rate, which fits its optimiser."""
+    rate = training.learning_rate
+    return {
+        "training.learning_rate": Parameter(low=rate / 5, high=rate * 5, log=True),
+        "training.weight_decay": Parameter(low=1e-3, high=1.0, log=True),
+        "training.batch_size": Parameter(choices=(256, 512, 1024)),
+        "model.hidden": Parameter(choices=((64, 64), (128, 128, 128), (256, 256))),
+        "model.dropout": Parameter(low=0.0, high=0.5),
+    }
+
+
+def applies(key: str, model: ModelSettings, training: TrainingSettings) -> bool:
+    """Whether a key means anything beside the choices that are made: constants belong to some of them."""
+    section, _, name = key.partition(".")
+    settings: Any = model if section == "model" else training
+    if key == "model.submodels":
+        return model.type == "tabm"
+    owners = [
+        choice
+        for choice, options in CONSTANTS.items()
+        if hasattr(settings, choice) and any(name in o for o in options.values())
+    ]
+    return all(name in CONSTANTS[choice][getattr(settings, choice)] for choice in owners)
+
+
+def with_values(
+    model: ModelSettings, training: TrainingSettings, values: Mapping[str, Any]
+) -> tuple[ModelSettings, TrainingSettings]:
+    """The settings with other values of some keys; constants that a changed choice does not have fall away.
+
+    Raises:
+        ValueError: The combination makes no sense.
+    """
+    own: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        own[section][name] = _tuples(value)
+    for given in own.values():
+        for choice in CONSTANTS.keys() & given.keys():
+            options = CONSTANTS[choice]
+            for name in {name for option in options.values() for name in option} - options[given[choice]].keys():
+                given.setdefault(name, None)
+    return replace(model, **own["model"]), replace(training, **own["training"])
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of YAML as the tuples that settings hold."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
 def _increasing(milestones: tuple[int, ...]) -> bool:
     return all(before < after for before, after in pairwise((0, *milestones)))
 
@@ -647,6 +824,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fine_tuning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
     "averaging_decay": _KEEPS,
     "averaging_start": _KEEPS,
+    "pruner_trials": _COUNT,
+    "pruner_factor": (lambda value: value >= 2, "at least 2"),
     "categories": (_are_categories, "from 1 to 256, or a list of so many different numbers"),
     "encoding": (lambda value: value in get_args(CategoryEncoding), "one_hot or embedding"),
     # Width 1 would turn matrix products into matrix-vector products, whose rounding depends on the stack.
@@ -692,18 +871,22 @@ def chosen(settings: ModelSettings | TrainingSettings | FeatureInput, key: str) 
     return {name: default if given[name] is None else given[name] for name, default in own.items()}
 
 
-def _check_constants(settings: ModelSettings | TrainingSettings | FeatureInput, key: str) -> None:
+def _check_constants(
+    settings: ModelSettings | TrainingSettings | FeatureInput | TuningSettings,
+    key: str,
+    constants: Mapping[str, Mapping[str, Mapping[str, Constant]]] = CONSTANTS,
+) -> None:
     """Refuse constants that the choice under a key does not have, and values that make no sense."""
     choice = getattr(settings, key)
-    if choice not in CONSTANTS[key]:
-        raise ValueError(f"{key} is {choice!r}; expected one of {', '.join(CONSTANTS[key])}.")
-    own = CONSTANTS[key][choice]
-    for name in dict.fromkeys(name for names in CONSTANTS[key].values() for name in names):
+    if choice not in constants[key]:
+        raise ValueError(f"{key} is {choice!r}; expected one of {', '.join(constants[key])}.")
+    own = constants[key][choice]
+    for name in dict.fromkeys(name for names in constants[key].values() for name in names):
         value = getattr(settings, name)
         if value is None:
             continue
         if name not in own:
-            owners = ", ".join(other for other, names in CONSTANTS[key].items() if name in names)
+            owners = ", ".join(other for other, names in constants[key].items() if name in names)
             nearest = get_close_matches(name, own, 1)
             hint = f" Did you mean {nearest[0]}?" if nearest else ""
             raise ValueError(

@@ -9,7 +9,7 @@ optimiser, dropout and end. What a member becomes does not depend on who else is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -32,6 +32,9 @@ from models.replay import Replay
 from models.settings import check_pruning
 from models.stack import Kind, Stack
 
+Stop = Callable[[int, Mapping[int, Sequence[float]]], Collection[int]]
+"""Whose training ends after an epoch, from the losses of a stack."""
+
 
 def train(
     events: TrainingEvents,
@@ -39,6 +42,7 @@ def train(
     *,
     progress: Callable[[str], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    stop: Stop | None = None,
     device: str = "cpu",
 ) -> list[TrainedMember]:
     """Train networks, as one stack all those that have a shape in common and stand at the same step.
@@ -48,6 +52,8 @@ def train(
         plans: The networks to train.
         progress: Is called with one line of text after every epoch, and first with one that ends for each warning.
         checkpoints: Where to go on from, and where to keep what has been reached; they change no bit of the result.
+        stop: Is told after every epoch how many a stack has done, and the validation losses so far of its networks by
+            their places among the plans; says whose training ends there.
         device: torch's name of the device.
 
     Returns:
@@ -66,7 +72,7 @@ def train(
             progress(f"{warning}\n")
     saved = {} if checkpoints is None else {order: checkpoints.load(order) for order in range(len(plans))}
     rounds = {order: Round.of(plan, saved.get(order)) for order, plan in enumerate(plans)}
-    trained = _train_rounds(events, rounds, saved, progress, checkpoints, device=device)
+    trained = _train_rounds(events, rounds, saved, progress, checkpoints, stop, device=device)
     return [trained[order] for order in range(len(plans))]
 
 
@@ -98,7 +104,7 @@ def prune(
     following = [Round(plan, plan).after(member) for plan, member in zip(plans, members, strict=True)]
     rounds = {order: own for order, own in enumerate(following) if isinstance(own, Round)}
     done = {order: own for order, own in enumerate(following) if isinstance(own, TrainedMember)}
-    done |= _train_rounds(events, rounds, {}, progress, None, device=device)
+    done |= _train_rounds(events, rounds, {}, progress, None, None, device=device)
     return [done[order] for order in range(len(plans))]
 
 
@@ -108,6 +114,7 @@ def _train_rounds(
     saved: dict[int, Checkpoint | None],
     progress: Callable[[str], None] | None,
     checkpoints: Checkpoints | None,
+    stop: Stop | None,
     *,
     device: str,
 ) -> dict[int, TrainedMember]:
@@ -118,7 +125,8 @@ def _train_rounds(
             number = min(own.number for own in rounds.values())
             now = {order: own.plan for order, own in rounds.items() if own.number == number}
             say = progress if number == 0 else _pruned(progress, number)
-            found = _train_round(events, now, saved, say, checkpoints, device=device)
+            own_stop = stop if number == 0 else None  # fine-tuning has epochs of its own
+            found = _train_round(events, now, saved, say, checkpoints, own_stop, device=device)
             for order, member in found.items():
                 following = rounds.pop(order).after(member)
                 saved.pop(order, None)
@@ -140,6 +148,7 @@ def _train_round(
     saved: Mapping[int, Checkpoint | None],
     progress: Callable[[str], None] | None,
     checkpoints: Checkpoints | None,
+    stop: Stop | None,
     *,
     device: str,
 ) -> dict[int, TrainedMember]:
@@ -156,7 +165,7 @@ def _train_round(
         stack = Stack(classifier, events, {order: plans[order] for order in members}, device)
         trained |= stack.restore(list(members.values()))
         if stack.states:
-            trained |= _train_together(stack, place, progress, checkpoints)
+            trained |= _train_together(stack, place, progress, checkpoints, stop)
     return trained
 
 
@@ -165,6 +174,7 @@ def _train_together(
     place: Place,
     progress: Callable[[str], None] | None,
     checkpoints: Checkpoints | None,
+    stop: Stop | None,
 ) -> dict[int, TrainedMember]:
     """The loop: train a stack from one step on until the last of its members has ended."""
     trained: dict[int, TrainedMember] = {}
@@ -191,6 +201,9 @@ def _train_together(
             stack.average.end_epoch(stack.parameters, place.epochs)
         stack.record(place.epochs, _validation_sums(stack))
         ended = stack.ended(place.epochs)
+        if stop is not None:
+            chosen = stop(place.epochs + 1, {state.order: state.validation_loss for state in stack.states})
+            ended = [p for p, state in enumerate(stack.states) if p in ended or state.order in chosen]
         for position in ended:
             member = trained[stack.states[position].order] = stack.result(position)
             if progress is not None:

@@ -120,8 +120,27 @@ def reach(report: Any) -> Reach:
                 f"pruned. Make them again, or remove {link} if nobody needs them."
             ) from error
         found.sources.append(str(link))
+    found.records |= _studies({record.parent.name for record in found.records})
     for record in found.records:
         found.files |= {record.parent / name.rstrip("/") for name in (read_record(record) or {"files": ()})["files"]}
+    return found
+
+
+def _studies(reached: set[str]) -> set[Path]:
+    """Records of studies of hyper-parameters and of their trials whose pool of events is reached.
+
+    The main job does not stand on them, but they are as long in the making, and of use as long as their pool is.
+
+    Args:
+        reached: Identities of what is reached.
+    """
+    found: set[Path] = set()
+    for step, below in (("TrainTrials", "pool"), ("SearchHyperparameters", "pool"), ("TuneHyperparameters", "search")):
+        for path in sorted((store_folder() / step).glob("*/*/provenance*.json")):
+            record = read_record(path)
+            if record is not None and not reached.isdisjoint(record["parts"]["requires"].get(below, ())):
+                found.add(path)
+                reached = reached | {path.parent.name}
     return found
 
 

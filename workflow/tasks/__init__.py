@@ -16,6 +16,7 @@ from workflow.tasks.select import SelectEvents
 from workflow.tasks.simulate import SimulateEvents
 from workflow.tasks.statistics import WriteStatistics
 from workflow.tasks.train import TrainFolds
+from workflow.tasks.tune import SearchHyperparameters, TrainTrials, TuneHyperparameters
 
 __all__ = [
     "ComputeFeatures",
@@ -30,8 +31,11 @@ __all__ = [
     "RankFeatures",
     "Report",
     "ScoreEvents",
+    "SearchHyperparameters",
     "SelectEvents",
     "SimulateEvents",
     "TrainFolds",
+    "TrainTrials",
+    "TuneHyperparameters",
     "WriteStatistics",
 ]

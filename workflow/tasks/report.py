@@ -63,11 +63,14 @@ class Report(Task[ReportSlice]):
         }
 
     def slice(self, config: Configuration) -> ReportSlice:
-        return ReportSlice(config, self.plan.skipped)
+        # A study beside the main job is no part of it: how it is configured changes nothing here.
+        return ReportSlice(config.model_copy(update={"tuning": None}), self.plan.skipped)
 
     def outside(self) -> Any:
         # The page's template is part of the code, but no Python; files lend their names to links and warnings.
-        templates = {path.name: path.read_text() for path in sorted((ROOT / "analysis" / "templates").glob("*.j2"))}
+        templates = {
+            path.name: path.read_text() for path in sorted((ROOT / "analysis" / "templates").glob("report*.j2"))
+        }
         return {"templates": templates, "files": [(file.dataset, file.key, file.identity) for file in self.plan.files]}
 
     def files(self) -> Sequence[str]:
@@ -190,6 +193,7 @@ def report_content(
 
     from analysis.report import Picture, ReportContent
 
+    shown = {key: value for key, value in canonical(config).items() if value is not None or key != "tuning"}
     return ReportContent(
         title=config.title or config.name,
         name=config.name,
@@ -206,7 +210,7 @@ def report_content(
             )
             for plot in read_json(plots / "index.json")
         ],
-        configuration=yaml.safe_dump(canonical(config), sort_keys=False, allow_unicode=True),
+        configuration=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
     )
 
 

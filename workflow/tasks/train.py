@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from models.checkpoint import Checkpoint
     from models.events import TrainingEvents
     from models.members import MemberPlan, TrainedMember
+    from workflow.tasks.tune import TrialSlice
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class TrainFolds(Workflow[TrainSlice]):
 class Kept:
     """Checkpoints beside the outputs of some branches, written once some seconds have passed, and before an end."""
 
-    def __init__(self, paths: Sequence[Path], seconds: float, ending: Ending) -> None:
-        self._paths, self._seconds, self._ending = paths, seconds, ending
+    def __init__(self, paths: Sequence[Path], seconds: float, ending: Ending, *, quiet: bool = False) -> None:
+        self._paths, self._seconds, self._ending, self._quiet = paths, seconds, ending, quiet
         self._last = time.monotonic()
 
     def load(self, order: int) -> Checkpoint | None:
@@ -134,7 +135,8 @@ class Kept:
         except ValueError as error:
             say(f"{path} is left aside: {error}\n")
             return None
-        say(f"{path.parent.name}: goes on in epoch {found.place.epochs + 1}\n")
+        if not self._quiet:
+            say(f"{path.parent.name}: goes on in epoch {found.place.epochs + 1}\n")
         return found
 
     def due(self) -> bool:
@@ -194,7 +196,7 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
         raise UserError(str(error)) from error
 
 
-def training_events(pool: Pool, one: TrainSlice) -> TrainingEvents:
+def training_events(pool: Pool, one: TrainSlice | TrialSlice) -> TrainingEvents:
     """The events of a pool as the training of a network, or of others of its analysis, takes them."""
     from models.events import TrainingEvents
     from models.preprocessing import Signature, Target
