@@ -13,7 +13,7 @@ import jinja2
 import yaml
 from matplotlib.axes import Axes
 
-from analysis.plots import Plot, _figure
+from analysis.plots import Plot, figure_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLORS = {"finished": "#3f90da", "stopped": "#94a4a2", "best": "#bd1f01", "configured": "#ffa90e"}
@@ -124,7 +124,7 @@ def _trials(result: Mapping[str, Any]) -> Plot:
     for trial in known:
         own = [trial["loss"]] if trial["state"] == "finished" else []
         best.append(min([*best[-1:], *own], default=float("nan")))
-    with _figure(_SIZE) as (drawing, ax):
+    with figure_of(_SIZE) as (drawing, ax):
         _scatter(ax, numbers, losses, known, result)
         ax.step(numbers, best, where="post", color=COLORS["best"], linewidth=1, label="best so far")
         ax.set_xlabel("trial")
@@ -142,7 +142,7 @@ def _trials(result: Mapping[str, Any]) -> Plot:
 def _curves(result: Mapping[str, Any]) -> Plot:
     """Best loss so far against epochs."""
     known = [trial for trial in result["trials"] if trial.get("curve")]
-    with _figure(_SIZE) as (drawing, ax):
+    with figure_of(_SIZE) as (drawing, ax):
         for trial in known:
             epochs = list(range(1, len(trial["curve"]) + 1))
             special = _special(trial, result)
@@ -168,7 +168,7 @@ def _curves(result: Mapping[str, Any]) -> Plot:
 
 def _importance(importance: Mapping[str, float]) -> Plot:
     """How much each parameter decides."""
-    with _figure(_SIZE) as (drawing, ax):
+    with figure_of(_SIZE) as (drawing, ax):
         ax.barh(list(importance)[::-1], list(importance.values())[::-1], color=COLORS["finished"])
         ax.set_xlabel("importance")
         ax.tick_params(axis="y", which="both", length=0)
@@ -188,7 +188,7 @@ def _values(result: Mapping[str, Any], key: str) -> Plot:
     known = [t for t in result["trials"] if t.get("loss") is not None and (key in t["values"] or not t["number"])]
     values = [trial["values"].get(key, result["configured"][key]) for trial in known]
     losses = [trial["loss"] for trial in known]
-    with _figure(_SIZE) as (drawing, ax):
+    with figure_of(_SIZE) as (drawing, ax):
         if parameter["choices"] is None:
             _scatter(ax, values, losses, known, result)
             ax.set_xscale("log" if parameter["log"] else "linear")

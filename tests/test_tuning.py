@@ -454,7 +454,7 @@ def test_the_gain_is_the_paired_difference_of_the_figures_of_merit() -> None:
 
 
 ONE = ("--set", "tuning.batch=2", "--set", "tuning.sampler=random", "--set", "training.epochs=9")
-LONG = (*ONE[:4], "--set", "training.epochs=400", "--set", "training.patience=null")
+LONG = (*ONE[:4], "--set", "training.epochs=60", "--set", "training.patience=null")
 
 
 def study_file(law: Law) -> Path:
@@ -549,7 +549,7 @@ def test_a_study_from_the_command_line_and_no_choice_meets_a_test_event(law: Law
     law("SearchHyperparameters", *command)
     one, other = (json.loads(path.read_text())["trials"] for path in sorted(law.store.glob("Search*/*/*/study.json")))
     assert [{**trial, "folder": ""} for trial in one] == [{**trial, "folder": ""} for trial in other]
-    assert [trial["folder"] for trial in one] != [trial["folder"] for trial in other]
+    assert [trial.get("folder") for trial in one] != [trial.get("folder") for trial in other]
 
 
 def test_a_scan_varies_one_key_and_mistakes_are_told(law: Law) -> None:
