@@ -72,7 +72,7 @@ def train(
             progress(f"{warning}\n")
     saved = {} if checkpoints is None else {order: checkpoints.load(order) for order in range(len(plans))}
     rounds = {order: Round.of(plan, saved.get(order)) for order, plan in enumerate(plans)}
-    trained = _train_rounds(events, rounds, saved, progress, checkpoints, stop, device=device)
+    trained = _train_rounds(events, rounds, saved, progress, checkpoints, stop=stop, device=device)
     return [trained[order] for order in range(len(plans))]
 
 
@@ -104,7 +104,7 @@ def prune(
     following = [Round(plan, plan).after(member) for plan, member in zip(plans, members, strict=True)]
     rounds = {order: own for order, own in enumerate(following) if isinstance(own, Round)}
     done = {order: own for order, own in enumerate(following) if isinstance(own, TrainedMember)}
-    done |= _train_rounds(events, rounds, {}, progress, None, None, device=device)
+    done |= _train_rounds(events, rounds, {}, progress, None, stop=None, device=device)
     return [done[order] for order in range(len(plans))]
 
 
@@ -114,8 +114,8 @@ def _train_rounds(
     saved: dict[int, Checkpoint | None],
     progress: Callable[[str], None] | None,
     checkpoints: Checkpoints | None,
-    stop: Stop | None,
     *,
+    stop: Stop | None,
     device: str,
 ) -> dict[int, TrainedMember]:
     """Train networks, by their places among all plans, from where they stand to the end of their last round."""
@@ -126,7 +126,7 @@ def _train_rounds(
             now = {order: own.plan for order, own in rounds.items() if own.number == number}
             say = progress if number == 0 else _pruned(progress, number)
             own_stop = stop if number == 0 else None  # fine-tuning has epochs of its own
-            found = _train_round(events, now, saved, say, checkpoints, own_stop, device=device)
+            found = _train_round(events, now, saved, say, checkpoints, stop=own_stop, device=device)
             for order, member in found.items():
                 following = rounds.pop(order).after(member)
                 saved.pop(order, None)
@@ -148,8 +148,8 @@ def _train_round(
     saved: Mapping[int, Checkpoint | None],
     progress: Callable[[str], None] | None,
     checkpoints: Checkpoints | None,
-    stop: Stop | None,
     *,
+    stop: Stop | None,
     device: str,
 ) -> dict[int, TrainedMember]:
     """Train networks, by their places among all plans, from where they stand to the end of their epochs."""
