@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workflow.tasks.train import TrainFolds
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `-n 2`, files run side by side: tests of one share what they have made, those of batch systems a Slurm."""
     for item in items:
