@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from workflow.tasks.train import TrainFolds
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2`, files run side by side: tests of one share what they have made, those of batch systems a Slurm."""
-    for item in items:
-        group = "batch" if item.path.parent.name == "batch" else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of the public events, $EVENTFOLD_DATA."""
