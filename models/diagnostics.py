@@ -94,8 +94,7 @@ class Diagnostics:
         """
         found: dict[str, dict[str, Tensor]] = {"gradient_norm": {}, "dead": {}, "saturation": {}}  # (M,) each
         for layer, spans in self._spans.items():
-            sums = [self.squares[:, start:stop].sum(dim=1, dtype=torch.float64) for start, stop in spans]
-            found["gradient_norm"][layer] = torch.sqrt(torch.stack(sums).sum(dim=0) / steps.clamp(min=1))
+            found["gradient_norm"][layer] = torch.sqrt(self._sums(spans) / steps.clamp(min=1))
         for layer, flat in self.flat.items():
             counts = flat.to(torch.float64)  # (M, K·H)
             found["dead"][layer] = (counts == events.unsqueeze(1)).to(torch.float64).mean(dim=1)
@@ -103,6 +102,14 @@ class Diagnostics:
         self.squares.zero_()
         self.flat.clear()
         return _on_host(found)
+
+    def _sums(self, spans: list[tuple[int, int]]) -> Tensor:
+        """Sums of the squares over some spans, float64 ``[M]``: row by row, as those of several rows round otherwise."""
+        rows = [
+            torch.stack([row[start:stop].sum(dtype=torch.float64) for start, stop in spans]).sum()
+            for row in self.squares
+        ]
+        return torch.stack(rows)  # (M,)
 
 
 def _spans(classifier: Classifier) -> dict[str, list[tuple[int, int]]]:

@@ -74,15 +74,15 @@ def test_workers_that_are_lost_while_they_start_are_started_anew(
 ) -> None:
     import distributed
 
-    started = []
+    started: list[object] = []
 
-    def cluster(**options: object) -> object:
-        started.append(options)
-        if len(started) <= losses:
-            raise RuntimeError("Nanny failed to start.")
-        return options
+    class Cluster:
+        def __init__(self, **_: object) -> None:
+            started.append(self)
+            if len(started) <= losses:
+                raise RuntimeError("Nanny failed to start.")
 
-    monkeypatch.setattr(distributed, "LocalCluster", cluster)
+    monkeypatch.setattr(distributed, "LocalCluster", Cluster)
     if losses == 2:
         assert start(Profile("test"), tmp_path, ()) is started[2]
     else:

@@ -266,7 +266,7 @@ def test_override_sets_one_key(load: Callable[..., Analysis]) -> None:
     ("override", "said"),
     [
         ("training.epoch=5", "analysis.yaml with --set training.epoch=5: unknown key training.epoch."),
-        ("trainig.epochs=5", "unknown key trainig. Did you mean 'training'?"),
+        ("trainig.epochs=5", "unknown key trainig. Did you mean 'training'"),
         ("training.epochs", "expected KEY=VALUE"),
         ("=5", "expected KEY=VALUE"),
         ("training.epochs=[", "the value is not valid YAML"),

@@ -235,7 +235,8 @@ class TestRegression:
         import onnx
 
         model = onnx.load(tmp_path / "ensemble.onnx")
-        names = [f"{name}{kind}" for name in ("", "mass_", "energy_") for kind in ("routed", "ensemble")]
+        kinds = ("routed", "ensemble", "spread")
+        names = [f"{name}{kind}" for name in ("", "mass_", "energy_") for kind in kinds]
         assert [output.name for output in model.graph.output] == names
         described = {entry.key: entry.value for entry in model.metadata_props}
         assert described["targets"] == '{"mass": ["mass_q10", "mass_q50", "mass_q80"], "energy": ["energy"]}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -22,7 +23,7 @@ from models.ensemble import load_member, save_member
 from models.members import TrainedMember
 from models.optimisation import AVERAGES, OPTIMISERS, clip
 from models.schedules import factors, plateaus
-from models.settings import CONSTANTS, ModelSettings, Optimiser, Schedule, TrainingSettings
+from models.settings import CONSTANTS, FeatureInput, ModelSettings, Optimiser, Schedule, TrainingSettings
 from models.stack import Kind, State
 from models.training import train
 from tests.test_replay import Kept
@@ -577,7 +578,10 @@ class TestSettings:
     def test_constants_of_another_choice_are_refused(self, key: str) -> None:
         values: dict[str, Any] = {"schedule_milestones": (1,)}
         names = {name for own in CONSTANTS[key].values() for name in own}
-        settings = ModelSettings if key == "initialisation" else TrainingSettings
+        owners = {"initialisation": ModelSettings, "embedding": ModelSettings, "kind": FeatureInput}
+        settings: Any = owners.get(key, TrainingSettings)
+        if key == "encoding":
+            settings = partial(FeatureInput, kind="category")
         for choice, own in CONSTANTS[key].items():
             for name in names - own.keys():
                 with pytest.raises(

@@ -459,7 +459,7 @@ class TestExamples:
         assert 0 < absent.mean() < 1
         gen, met = (masked(function(events)) for function in (physics.true_met, physics.met))
         dphi = ak.to_numpy(events.GenMET.phi - events.MET.phi)
-        same = ~absent & (abs(gen / met - 1) < 0.05) & (np.cos(dphi) > 0.999)
+        same = ~absent & (abs(gen / met - 1) < 0.1) & (np.cos(dphi) > 0.99)
         assert same.sum() > 3
         assert abs(true[same] - found[same]).max() < 0.1 * met[same].max()
         assert np.corrcoef(true[~absent], found[~absent])[0, 1] > 0.5
