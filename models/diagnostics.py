@@ -104,7 +104,7 @@ class Diagnostics:
         return _on_host(found)
 
     def _sums(self, spans: list[tuple[int, int]]) -> Tensor:
-        """Sums of the squares over some spans, float64 ``[M]``: row by row, as those of several rows round otherwise."""
+        """Sums of the squares over some spans, float64 ``[M]``, row by row: those of several rows round otherwise."""
         rows = [
             torch.stack([row[start:stop].sum(dtype=torch.float64) for start, stop in spans]).sum()
             for row in self.squares
