@@ -351,10 +351,10 @@ class Losses:
         self.weights: list[Tensor] = []
         plain = losses.Losses.__call__
 
-        def note(own: losses.Losses, logits: Tensor, labels: Tensor, weights: Tensor) -> Any:
+        def note(own: losses.Losses, logits: Tensor, labels: Tensor, weights: Tensor, soft: Tensor | None) -> Any:
             self.labels.append(labels)
             self.weights.append(weights.detach().double())
-            return plain(own, logits, labels, weights)
+            return plain(own, logits, labels, weights, soft)
 
         monkeypatch.setattr(losses.Losses, "__call__", note)
 
