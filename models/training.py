@@ -9,8 +9,8 @@ optimiser, dropout and end. What a member becomes does not depend on who else is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,8 +27,11 @@ from models.members import MemberPlan, TrainedMember
 from models.memory import reused_memory
 from models.networks import Classifier, Step
 from models.optimisation import clip
+from models.refinement import Unkept, refine
 from models.replay import Replay
 from models.stack import Kind, Stack
+from models.threads import single_threaded
+from models.weighting import kept
 
 
 def train(
@@ -60,6 +63,9 @@ def train(
     if progress is not None:
         for warning in dict.fromkeys(warning for plan in plans for warning in plan.model.warnings):
             progress(f"{warning}\n")
+    plans = [replace(plan, training=kept(events, plan)) for plan in plans]
+    nested = None if checkpoints is None else Unkept(checkpoints)
+    ratios = refine(events, plans, partial(train, progress=progress, checkpoints=nested, device=device), device)
     stacks: dict[tuple[Kind, Place], dict[int, Checkpoint | None]] = {}
     for order, plan in enumerate(plans):
         saved = checkpoints.load(order) if checkpoints is not None else None
@@ -68,10 +74,11 @@ def train(
     trained: dict[int, TrainedMember] = {}
     with single_threaded(), reused_memory(), torch.no_grad():
         for (_, place), members in stacks.items():
+            own = {order: plans[order] for order in members}
             first = plans[next(iter(members))]
             augmentation = first.settings.augmentation
             classifier = Classifier(first.model, events.signature, device, augmentation=augmentation)
-            stack = Stack(classifier, events, {order: plans[order] for order in members}, device)
+            stack = Stack(classifier, events, own, device, {order: ratios[order] for order in members})
             trained |= stack.restore(list(members.values()))
             if stack.states:
                 trained |= _train_together(stack, place, progress, checkpoints)
@@ -211,17 +218,6 @@ def gpu_name() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Let torch compute with one thread: sums then have one order, and processes side by side do not fight."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _check(events: TrainingEvents, plans: Sequence[MemberPlan]) -> None:
     """Refuse shapes that do not fit and numbers that are not finite."""
     count, features, classes = len(events.labels), len(events.signature.features), len(events.signature.classes)
@@ -236,6 +232,8 @@ def _check(events: TrainingEvents, plans: Sequence[MemberPlan]) -> None:
     }
     if events.extra is not None:
         columns["extra"] = (events.extra, (count, len(events.extra_names)), np.float32)
+    if events.processes is not None:
+        columns["processes"] = (events.processes, (count,), np.int64)
     for plan in plans:
         columns[f"training of fold {plan.fold}, member {plan.index}"] = (plan.training, (count,), np.bool_)
         columns[f"validation of fold {plan.fold}, member {plan.index}"] = (plan.validation, (count,), np.bool_)

@@ -192,6 +192,7 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
     from analysis.pool import load_pool
     from models.members import MemberPlan, TrainingDiverged
     from models.training import best_device, train
+    from models.weighting import WeightsError
 
     pool = load_pool(given.made["pool"].path("pool"))
     events = training_events(pool, slices[0])
@@ -205,12 +206,14 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
 
     try:
         return train(events, plans, progress=progress, checkpoints=kept, device=best_device())
-    except TrainingDiverged as error:
+    except (TrainingDiverged, WeightsError) as error:
         raise UserError(str(error)) from error
 
 
 def training_events(pool: Pool, settings: TrainSlice) -> TrainingEvents:
     """The pool as the training sees it."""
+    import numpy as np
+
     from models.events import TrainingEvents
     from models.preprocessing import Signature, Target
 
@@ -226,6 +229,8 @@ def training_events(pool: Pool, settings: TrainSlice) -> TrainingEvents:
         extra_names=pool.extra_names,
         soft_labels=settings.soft_labels,
         signal=None if settings.signal is None else pool.classes.index(settings.signal),
+        processes=np.asarray(pool.process, dtype=np.int64),
+        process_names=pool.processes,
     )
 
 
