@@ -34,6 +34,21 @@ class TrainingDiverged(RuntimeError):  # noqa: N818 - the name says what happene
 
 
 @dataclass(frozen=True)
+class Part:
+    """What the network of some patterns of present objects is a part of.
+
+    Attributes:
+        number: Which network of its member it is.
+        training: Which events the member trains on, over which the classes are balanced, bool ``[N]``.
+        validation: Which events it stops on, likewise.
+    """
+
+    number: int
+    training: npt.NDArray[np.bool_]
+    validation: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class MemberPlan:
     """One network to train.
 
@@ -45,6 +60,7 @@ class MemberPlan:
         model: What it is.
         settings: How it is trained; ``members`` is the caller's business, who writes the plans.
         seed: Seed of initial weights, batch order and dropout.
+        part: With ``missing: separate``, which of its networks it is; ``None`` for a plan of all of them.
     """
 
     fold: int
@@ -54,6 +70,18 @@ class MemberPlan:
     model: ModelSettings
     settings: TrainingSettings
     seed: int
+    part: Part | None = None
+
+    @property
+    def stream(self) -> tuple[int, ...]:
+        """The words from which its random numbers follow."""
+        return (self.seed, self.fold, self.index, *(() if self.part is None else (self.part.number,)))
+
+    @property
+    def balanced(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """The training and validation events over which the classes are balanced, bool ``[N]`` each."""
+        whole = self if self.part is None else self.part
+        return whole.training, whole.validation
 
 
 @dataclass(frozen=True)
@@ -71,6 +99,26 @@ class History:
     validation_loss: tuple[float, ...]
     learning_rate: tuple[float, ...]
     diagnostics: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Which network of a member has which patterns.
+
+    Attributes:
+        objects: The objects that make a pattern.
+        known: Patterns that its training events have, the most frequent first: for each object whether it is there.
+        groups: The network of each, counted from the one with most training events.
+    """
+
+    objects: tuple[str, ...]
+    known: tuple[tuple[bool, ...], ...]
+    groups: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many networks there are."""
+        return max(self.groups) + 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +141,9 @@ class TrainedMember:
         events: Number of training and of validation events of non-zero weight.
         snapshots: Parameters of further epochs, by the epoch, counted from 1.
         snapshot: Whether it is one of those itself.
+        temperature: By which the logits are divided before they become probabilities.
+        patterns: With ``missing: separate``, which network has which patterns of present objects.
+        others: Likewise, the networks of the other patterns; this one has the most frequent ones.
     """
 
     fold: int
@@ -124,3 +175,12 @@ class TrainedMember:
     def validation_loss(self) -> float:
         """Of the epoch whose parameters it has."""
         return self.history.validation_loss[self.best_epoch - 1]
+
+    temperature: float = 1.0
+    patterns: Patterns | None = None
+    others: tuple[TrainedMember, ...] = ()
+
+    @property
+    def parts(self) -> tuple[TrainedMember, ...]:
+        """This network and those of the other patterns."""
+        return (self, *self.others)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models import hashing, sampling
+from models.absent import stand_in
 from models.checkpoint import Checkpoint, Place
 from models.diagnostics import Diagnostics
 from models.dropout import Dropout
@@ -37,6 +39,8 @@ member no member is the last one, and its numbers do not depend on its place in 
 VALIDATION_ROWS = {"cpu": 1024, "cuda": 16384}
 """Events of a network that are validated at once, by class of device."""
 _INITIAL, _ORDER, _DROPOUT = 1, 2, 3  # streams of random numbers
+_ALONE: dict[str, Any] = dict.fromkeys(("pattern_objects", "pattern_events", "pattern_class_events"))
+"""Constants of the network that change no shape."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ class Kind:
         """The kind of a network; each of a stack has its own start, rates, constants, noise, lengths and seed."""
         own = plan.settings
         size = _whole(int(plan.training.sum())) if own.batch_size == "all" else own.batch_size
+        alone = _ALONE | ({"missing_value": 0.0} if plan.model.missing == "default" else {})
         return cls(
-            network=replace(plan.model, dropout=0.0, initialisation="auto", initial_constant=None),
+            network=replace(plan.model, dropout=0.0, initialisation="auto", initial_constant=None, **alone),
             loss=own.loss,
             batch_size=size,
             precision=own.precision,
@@ -96,6 +101,7 @@ class State:
     events: tuple[int, int]  # to train and to stop on, of non-zero weight
     factors: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # of the classes, training and validation
     past: Counts  # steps before each of its epochs, and of all, [epochs + 1]
+    absent: npt.NDArray[np.float32] | None = None  # what stands for absent values if that is not learned, [W]
     training_loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
@@ -235,23 +241,26 @@ class Stack:
     ) -> list[State]:
         """Fit what depends on each member's events."""
         classes = len(events.signature.classes)
-        fits = fit_transforms(self.classifier.layout, events, training)
+        fits = fit_transforms(self.classifier.layout, events, training, self.classifier.front.shared)
         epochs = range(max(plan.settings.epochs for plan in plans.values()))
         steps = [self.windows.steps(epoch, self.batch_size).sum(axis=0) for epoch in epochs]  # (M,) each
         past = np.cumsum([np.zeros_like(steps[0]), *steps], axis=0)  # (E + 1, M)
         states = []
         for position, (order, plan) in enumerate(plans.items()):
-            balance, counts = [], []
-            for name, use in (("training", training[position]), ("validation", validation[position])):
+            balance = []
+            for name, whole in zip(("training", "validation"), plan.balanced, strict=True):
+                use = whole & (events.weights != 0)  # (N,)
                 labels = events.labels[use]
                 try:
                     balance.append(class_factors(events.weights[use], labels, classes))
                 except ValueError as error:
                     raise ValueError(f"Fold {plan.fold}, member {plan.index}, {name} events: {error}") from None
-                counts.append(np.bincount(labels, minlength=classes))
-            sizes = (int(counts[0].sum()), int(counts[1].sum()))
+            sizes = (int(training[position].sum()), int(validation[position].sum()))
             own = past[: plan.settings.epochs + 1, position]  # (epochs + 1,)
-            states.append(State(plan, order, fits[position], sizes, (balance[0], balance[1]), own))
+            absent = None
+            if plan.model.missing == "default":
+                absent = stand_in(self.classifier.layout, plan.model, events, training[position], fits[position])
+            states.append(State(plan, order, fits[position], sizes, (balance[0], balance[1]), own, absent))
         return states
 
     def _lay_out(self, plans: Mapping[int, MemberPlan], events: TrainingEvents) -> None:
@@ -261,12 +270,16 @@ class Stack:
             return torch.tensor(numbers, dtype=torch.float64, device=self.device)  # (M,)
 
         settings = [plan.settings for plan in plans.values()]
-        streams = [hashing.key(plan.seed, plan.fold, plan.index) for plan in plans.values()]
+        streams = [hashing.key(*plan.stream) for plan in plans.values()]
         begun = [Classifier(plan.model, self.signature) for plan in plans.values()]  # each in its own way
         initial = [one.initial([hashing.key(s, _INITIAL)]) for one, s in zip(begun, streams, strict=True)]
         self.parameters = torch.cat(initial).to(self.device)  # (M, P)
         if self.heads is not None:
             self.heads.keep_units(self.classifier.views(self.parameters), events)
+        absent = [state.absent for state in self.states if state.absent is not None]
+        if absent:
+            fixed = torch.from_numpy(np.stack(absent)).unsqueeze(1)  # (M, 1, W)
+            self.classifier.views(self.parameters)["absent"].copy_(fixed)
         self.best = self.parameters.clone()  # (M, P)
         constants = [own.constants for own in settings]
         columns = {name: column([own[name] for own in constants]).unsqueeze(1) for name in constants[0]}  # (M, 1) each

@@ -9,8 +9,9 @@ optimiser, dropout and end. What a member becomes does not depend on who else is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,13 +21,15 @@ import torch
 from torch import Tensor
 
 from models import hashing
+from models.calibration import temperature
 from models.checkpoint import Checkpoint, Checkpoints, Place
 from models.embeddings import described
 from models.events import Table, TrainingEvents
-from models.members import MemberPlan, TrainedMember
+from models.members import MemberPlan, Patterns, TrainedMember
 from models.memory import reused_memory
 from models.networks import Classifier, Step
 from models.optimisation import clip
+from models.patterns import separated
 from models.replay import Replay
 from models.stack import Kind, Stack
 
@@ -60,8 +63,42 @@ def train(
     if progress is not None:
         for warning in dict.fromkeys(warning for plan in plans for warning in plan.model.warnings):
             progress(f"{warning}\n")
+    members = [separated(events, plan) if plan.model.missing == "separate" else (None, [plan]) for plan in plans]
+    # Networks of further patterns are counted after all others.
+    numbered = {
+        order + number * len(plans): own for order, (_, parts) in enumerate(members) for number, own in enumerate(parts)
+    }
+    trained = _train_networks(events, dict(sorted(numbered.items())), progress, checkpoints, device)
+    return [
+        _joined(events, patterns, parts, [trained[order + number * len(plans)] for number in range(len(parts))])
+        for order, (patterns, parts) in enumerate(members)
+    ]
+
+
+def _joined(
+    events: TrainingEvents, patterns: Patterns | None, plans: Sequence[MemberPlan], networks: Sequence[TrainedMember]
+) -> TrainedMember:
+    """Make a member of its networks, calibrated if there is one for each pattern."""
+    if patterns is None:
+        return networks[0]
+    with single_threaded(), torch.no_grad():
+        found = [
+            replace(network, temperature=temperature(events, plan, network))
+            for plan, network in zip(plans, networks, strict=True)
+        ]
+    return replace(found[0], patterns=patterns, others=tuple(found[1:]))
+
+
+def _train_networks(
+    events: TrainingEvents,
+    plans: Mapping[int, MemberPlan],
+    progress: Callable[[str], None] | None,
+    checkpoints: Checkpoints | None,
+    device: str,
+) -> dict[int, TrainedMember]:
+    """Train networks by their numbers; arguments as `train`."""
     stacks: dict[tuple[Kind, Place], dict[int, Checkpoint | None]] = {}
-    for order, plan in enumerate(plans):
+    for order, plan in plans.items():
         saved = checkpoints.load(order) if checkpoints is not None else None
         place = Place(0, 0, 0) if saved is None else saved.place
         stacks.setdefault((Kind.of(plan), place), {})[order] = saved
@@ -75,7 +112,7 @@ def train(
             trained |= stack.restore(list(members.values()))
             if stack.states:
                 trained |= _train_together(stack, place, progress, checkpoints)
-    return [trained[order] for order in range(len(plans))]
+    return trained
 
 
 def _train_together(

@@ -36,6 +36,7 @@ from models.settings import (
     InputKind,
     InputSettings,
     Loss,
+    Missing,
     ModelSettings,
     NetworkType,
     Normalisation,
@@ -393,11 +394,27 @@ class TestCombinations:
             smearing={"pt1": Resolution(relative=0.1)},
         )
         augmentation = data.draw(st.sampled_from([None, moves]))
+        missing: Missing = one(Missing)
+        if missing in ("deep_sets", "attention"):
+            inputs, embedding = InputSettings("z_score" if default == "z_score" else "standardise"), "none"
+        indicator = data.draw(st.booleans())
+        small = {"object_width": 4, "like_objects": (("event", "l2"),)}
+        sizes: dict[str, dict[str, Any]] = {
+            "learned": {},
+            "default": {
+                "missing_value": data.draw(
+                    st.sampled_from(["median", -7.0] if inputs.features else ["mean", "median", -7.0])
+                )
+            },
+            "separate": {"pattern_events": 20, "pattern_class_events": 5},
+            "deep_sets": small,
+            "attention": {**small, "attention_heads": 2},
+        }
         schedules: list[Schedule] = several(*get_args(Schedule))
         starts: list[Initialisation] = several(*get_args(Initialisation))
         names = ("label_smoothing", "label_noise", "input_noise", "weight_noise", "l1", "l2")
         strengths = {name: several(0.0, 0.05) for name in names}
-        events = data.draw(st.sampled_from(self.beside))
+        events = self.events if missing == "separate" else data.draw(st.sampled_from(self.beside))
         if events.soft_labels:
             strengths["label_noise"] = [0.0, 0.0]
         penalties = several(0.0, 0.5, 2.0) if events.extra_names else [0.0, 0.0]
@@ -421,6 +438,9 @@ class TestCombinations:
                 submodels=2,
                 inputs=inputs,
                 embedding=embedding,
+                missing=missing,
+                indicator=indicator,
+                **sizes[missing],
             )
             training = TrainingSettings(
                 augmentation=augmentation,
@@ -445,8 +465,10 @@ class TestCombinations:
             plans.append(dataclasses.replace(plan, model=model, settings=training))
         both = train(events, plans)
         for plan, member in zip(plans, both, strict=True):
-            assert all(np.isfinite(value).all() for value in member.parameters.values())
-            assert_equal(train(events, [plan])[0], member)
+            alone = train(events, [plan])[0]
+            for network, other in zip(member.parts, alone.parts, strict=True):
+                assert all(np.isfinite(value).all() for value in network.parameters.values())
+                assert_equal(other, network)
 
     @pytest.mark.parametrize(
         "change",

@@ -577,7 +577,7 @@ class TestSettings:
     def test_constants_of_another_choice_are_refused(self, key: str) -> None:
         values: dict[str, Any] = {"schedule_milestones": (1,)}
         names = {name for own in CONSTANTS[key].values() for name in own}
-        settings = ModelSettings if key == "initialisation" else TrainingSettings
+        settings = ModelSettings if key in ("initialisation", "missing") else TrainingSettings
         for choice, own in CONSTANTS[key].items():
             for name in names - own.keys():
                 with pytest.raises(
