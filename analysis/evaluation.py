@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from analysis.decorrelation import remaining
 from analysis.errors import UserError
-from analysis.friends import read_friend
+from analysis.friends import KINDS, read_friend
 from analysis.metrics import Sample, bootstrap_counts, evaluate
 from analysis.regression import Regressed, judge_target, places
 from analysis.splitting import Scheme, fold_of
@@ -73,24 +73,27 @@ class ScoredEvents:
         table: Selected events of all processes.
         fold: Fold of each event, int16 [N].
         routed: Score by the network that left the event's fold out, float32 [N, C].
-        ensemble: Mean score over all networks, float32 [N, C].
-        predicted: `routed` and `ensemble` outputs of the regression targets, float32 [N, R] each; none without targets.
+        ensemble: Score of all networks together, float32 [N, C].
+        spread: Standard deviation of the probabilities over all networks, float32 [N, C].
+        predicted: `routed`, `ensemble` and `spread` of the regression targets, float32 [N, R]; none without any.
     """
 
     table: EventTable
     fold: npt.NDArray[np.int16]
     routed: npt.NDArray[np.float32]
     ensemble: npt.NDArray[np.float32]
+    spread: npt.NDArray[np.float32]
     predicted: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def take(self, rows: npt.NDArray[Any]) -> ScoredEvents:
         """Some rows (bool mask or positions)."""
         predicted = {kind: outputs[rows] for kind, outputs in self.predicted.items()}
-        return ScoredEvents(self.table.take(rows), self.fold[rows], self.routed[rows], self.ensemble[rows], predicted)
+        scores = (getattr(self, kind)[rows] for kind in KINDS)
+        return ScoredEvents(self.table.take(rows), self.fold[rows], *scores, predicted)
 
     def outputs(self, kind: str) -> npt.NDArray[np.float32]:
-        """`routed` or `ensemble` scores, then outputs of the targets, [N, C + R]."""
-        scores = self.routed if kind == "routed" else self.ensemble
+        """Scores of one of `KINDS`, then outputs of the targets, [N, C + R]."""
+        scores: npt.NDArray[np.float32] = getattr(self, kind)
         return np.hstack([scores, self.predicted[kind]]) if self.predicted else scores
 
 
@@ -117,7 +120,7 @@ def attach_scores(
         ValueError: A selected event has no score: the friend belongs to another selection.
     """
     scores = {}
-    for kind in ("routed", "ensemble"):
+    for kind in KINDS:
         joined = np.full((len(table), len(classes) + len(targets)), np.nan, dtype=np.float32)
         for path in dict.fromkeys(friends):
             chunks = [i for i, friend in enumerate(friends) if friend == path]
@@ -126,9 +129,9 @@ def attach_scores(
         if not np.all(np.isfinite(joined)):
             raise ValueError(f"{int(np.sum(~np.isfinite(joined[:, 0])))} selected events have no {kind} score")
         scores[kind] = joined
-    routed, ensemble = (scores[kind][:, : len(classes)] for kind in ("routed", "ensemble"))
+    own = (scores[kind][:, : len(classes)] for kind in KINDS)
     predicted = {kind: found[:, len(classes) :] for kind, found in scores.items()} if targets else {}
-    return ScoredEvents(table, fold_of(table.identity, folds, salt), routed, ensemble, predicted)
+    return ScoredEvents(table, fold_of(table.identity, folds, salt), *own, predicted)
 
 
 @dataclass(frozen=True)

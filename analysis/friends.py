@@ -14,10 +14,11 @@ from analysis.columns import read_columns
 from analysis.splitting import fold_of
 
 TREE = "scores"
+KINDS = ("routed", "ensemble", "spread")
 
 Scorer = Callable[
     [npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int64]],
-    tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]],
 ]
 
 
@@ -31,7 +32,8 @@ class Scores:
         is_test: Held-out test events, bool [N].
         routed: Scores of the network that left the event's fold out, then its outputs of regression targets, float32
             [N, C + R].
-        ensemble: Means over all networks, float32 [N, C + R].
+        ensemble: Those of all networks together, float32 [N, C + R].
+        spread: Their standard deviation over all networks, float32 [N, C + R].
     """
 
     entry: npt.NDArray[np.int64]
@@ -39,6 +41,7 @@ class Scores:
     is_test: npt.NDArray[np.bool_]
     routed: npt.NDArray[np.float32]
     ensemble: npt.NDArray[np.float32]
+    spread: npt.NDArray[np.float32]
 
 
 def score_chunk(
@@ -50,7 +53,8 @@ def score_chunk(
         events: Column store of the selection.
         columns: Column store of each feature.
         features: Features in the order of the networks' inputs.
-        scorer: From values [N, F], presence [N, F] and folds [N] to routed and ensemble scores [N, C + R].
+        scorer: From values [N, F], presence [N, F] and folds [N] to what is routed, of the ensemble, and its spread,
+            [N, C + R] each.
         folds: Number of folds.
         salt: Salt of the folds.
     """
@@ -59,8 +63,12 @@ def score_chunk(
     values = np.stack([np.ma.filled(a, 0) for a in arrays], axis=1).astype(np.float32)  # (N, F)
     present = np.stack([~np.ma.getmaskarray(a) for a in arrays], axis=1)  # (N, F)
     fold = fold_of(selected["identity"].astype(np.uint64), folds, salt)
-    routed, ensemble = scorer(values, present, fold.astype(np.int64))
-    return Scores(selected["entry"], fold, selected["is_test"].astype(np.bool_), routed, ensemble)
+    return Scores(
+        selected["entry"],
+        fold,
+        selected["is_test"].astype(np.bool_),
+        *scorer(values, present, fold.astype(np.int64)),
+    )
 
 
 def write_friend(
@@ -75,24 +83,23 @@ def write_friend(
         parts: Scores of its chunks.
         targets: Names of the outputs of regression targets.
 
-    The branches are `score_<class>_routed`, `score_<class>_ensemble`, `<target output>_routed`,
-    `<target output>_ensemble` (float32, NaN where the event is not selected),
-    `fold` (int16, -1 where not selected), `is_test` and `selected` (bool, false where not selected).
+    The branches are `score_<class>_routed`, `score_<class>_ensemble`, `spread_<class>`, and `_routed`, `_ensemble` and
+    `_spread` behind the name of a target's output (float32, NaN where not selected), `fold` (int16, -1 where
+    not selected), `is_test` and `selected` (bool, false where not selected).
     """
     import uproot
 
     branches: dict[str, npt.NDArray[Any]] = {}
-    stems = _stems(classes, targets)
-    for stem in stems:
-        for kind in ("routed", "ensemble"):
-            branches[f"{stem}_{kind}"] = np.full(entries, np.nan, dtype=np.float32)
+    for kind in KINDS:
+        for name in _branches(classes, targets, kind):
+            branches[name] = np.full(entries, np.nan, dtype=np.float32)
     branches["fold"] = np.full(entries, -1, dtype=np.int16)
     branches["is_test"] = np.zeros(entries, dtype=np.bool_)
     branches["selected"] = np.zeros(entries, dtype=np.bool_)
     for part in parts:
-        for column, stem in enumerate(stems):
-            branches[f"{stem}_routed"][part.entry] = part.routed[:, column]
-            branches[f"{stem}_ensemble"][part.entry] = part.ensemble[:, column]
+        for kind in KINDS:
+            for column, name in enumerate(_branches(classes, targets, kind)):
+                branches[name][part.entry] = getattr(part, kind)[:, column]
         branches["fold"][part.entry] = part.fold
         branches["is_test"][part.entry] = part.is_test
         branches["selected"][part.entry] = True
@@ -103,12 +110,12 @@ def write_friend(
 
 
 def read_friend(path: Path, classes: Sequence[str], kind: str, targets: Sequence[str] = ()) -> npt.NDArray[np.float32]:
-    """Read the scores of all entries of a file.
+    """Read the scores of all entries of a file, or their spread.
 
     Args:
         path: A friend tree's file.
         classes: Names of the classes.
-        kind: `routed` or `ensemble`.
+        kind: One of `KINDS`.
         targets: Names of the outputs of regression targets.
 
     Returns:
@@ -116,12 +123,13 @@ def read_friend(path: Path, classes: Sequence[str], kind: str, targets: Sequence
     """
     import uproot
 
-    names = [f"{stem}_{kind}" for stem in _stems(classes, targets)]
+    names = _branches(classes, targets, kind)
     with uproot.open(path) as file:
         arrays = file[TREE].arrays(names, library="np")
     return np.stack([arrays[name] for name in names], axis=1)
 
 
-def _stems(classes: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """What the branches of each column are called, but for their kind."""
-    return [*(f"score_{name}" for name in classes), *targets]
+def _branches(classes: Sequence[str], targets: Sequence[str], kind: str) -> list[str]:
+    """The branches of one of `KINDS`, column by column."""
+    own = [f"spread_{name}" if kind == "spread" else f"score_{name}_{kind}" for name in classes]
+    return [*own, *(f"{name}_{kind}" for name in targets)]

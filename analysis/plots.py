@@ -380,7 +380,7 @@ def _distribution(
     edges = _edges([values[present & (label == c)] for c in range(len(classes))], bins)
     numbers: dict[str, Any] = {"edges": edges.tolist(), "classes": {}}
     width = np.diff(edges)
-    with _figure(_SMALL, margins=(0.7, 0.47, 0.12, 0.25 + 0.16 * ((len(classes) + 1) // 2))) as (figure, ax):
+    with figure_of(_SMALL, margins=(0.7, 0.47, 0.12, 0.25 + 0.16 * ((len(classes) + 1) // 2))) as (figure, ax):
         for c, group in enumerate(classes):
             mine = label == c
             magnitude = np.abs(weight[mine])
@@ -437,7 +437,7 @@ def correlation(
     matrix = correlation_matrix([np.ma.asarray(columns[v.name]) for v in variables], weight)
     count = len(variables)
     side = float(np.clip(0.27 * count + 2.2, 4.3, 11.0))
-    with _figure((side, side * 0.92)) as (figure, ax):
+    with figure_of((side, side * 0.92)) as (figure, ax):
         colors = mpl.colormaps["RdBu_r"].with_extremes(bad="#dddddd")
         image = ax.imshow(np.ma.masked_invalid(matrix), cmap=colors, vmin=-1, vmax=1)
         ticks = [_text(v.label) for v in variables]
@@ -501,7 +501,7 @@ def learning_curves(histories: Sequence[Mapping[str, Any]]) -> Plot:
     folds = sorted({int(h["fold"]) for h in histories})
     colors = dict(zip(folds, _hues(len(folds)), strict=True))
     several = len(histories) > len(folds)
-    with _figure((7.2, 4.6), rows=(4, 1), margins=_TIGHT) as (figure, (ax, below)):
+    with figure_of((7.2, 4.6), rows=(4, 1), margins=_TIGHT) as (figure, (ax, below)):
         for history in histories:
             color, epochs = colors[int(history["fold"])], history["epoch"]
             alpha = 0.6 if several else 1.0
@@ -509,12 +509,17 @@ def learning_curves(histories: Sequence[Mapping[str, Any]]) -> Plot:
             ax.plot(epochs, history["validation_loss"], color=color, linewidth=1.4, alpha=alpha)
             best = int(history["best_epoch"])
             ax.plot(best, history["validation_loss"][list(epochs).index(best)], "o", color=color, markersize=5)
+            for epoch in history.get("snapshots", ()):
+                loss = history["validation_loss"][list(epochs).index(epoch)]
+                ax.plot(epoch, loss, "o", color=color, markersize=5, markerfacecolor="white")
             below.plot(epochs, history["learning_rate"], color=color, linewidth=1.0, alpha=alpha)
         for fold in folds:
             ax.plot([], [], color=colors[fold], linewidth=3, label=f"network {fold}")
         ax.plot([], [], color="#555555", linestyle=(0, (4, 2)), linewidth=1.0, label="training")
         ax.plot([], [], color="#555555", linewidth=1.4, label="validation")
         ax.plot([], [], "o", color="#555555", markersize=5, label="kept epoch")
+        if any(history.get("snapshots") for history in histories):
+            ax.plot([], [], "o", color="#555555", markersize=5, markerfacecolor="white", label="snapshot")
         ax.set_ylabel("loss [nats]")
         ax.legend(loc="upper right", ncols=2)
         ax.tick_params(labelbottom=False)
@@ -533,7 +538,12 @@ def learning_curves(histories: Sequence[Mapping[str, Any]]) -> Plot:
         caption="Class-balanced loss of every network per epoch; dots mark the epoch of the least validation "
         "loss, whose parameters were kept. The training loss is taken with dropout, while the parameters move.",
         figure=figure,
-        numbers={"networks": [{key: history[key] for key in keys} for history in histories]},
+        numbers={
+            "networks": [
+                {key: history[key] for key in keys} | {"snapshots": list(history.get("snapshots", ()))}
+                for history in histories
+            ]
+        },
     )
 
 
@@ -557,7 +567,7 @@ def roc(
         or below leave it undefined.
     """
     numbers: dict[str, Any] = {"folds": []}
-    with _figure((5.0, 4.8), margins=_TIGHT) as (figure, ax):
+    with figure_of((5.0, 4.8), margins=_TIGHT) as (figure, ax):
         ax.plot([0, 1], [1, 0], color="#999999", linewidth=0.8, linestyle=":")
         for f, sample in enumerate(folds):
             label = "single folds" if f == 0 else None
@@ -636,7 +646,7 @@ def overtraining(
     for c, group in enumerate(classes):
         numbers: dict[str, Any] = {"edges": edges.tolist()}
         numbers["ks_p_values"] = corrected[c].tolist()
-        with _figure(_SMALL, margins=_MARGINS) as (figure, ax):
+        with figure_of(_SMALL, margins=_MARGINS) as (figure, ax):
             for name, rows in (("training", trained), ("out_of_fold", held_out)):
                 total, variance = _pooled(scores, rows & (label == c), weight, edges)
                 area = float(total.sum())
@@ -835,7 +845,7 @@ def _stacked(
         numbers["blind_above"] = stack.blind_above
 
     size, rows = ((6.2, 5.6), (3, 1)) if data else ((6.2, 4.6), (1,))
-    with _figure(size, rows, _STACK_MARGINS) as (figure, axes):
+    with figure_of(size, rows, _STACK_MARGINS) as (figure, axes):
         ax = axes[0] if data else axes
         _draw_stack(ax, simulated, sums, edges)
         mplhep.histplot(
@@ -1007,7 +1017,7 @@ def confusion(matrix: Sequence[Sequence[float | None]], classes: Sequence[Group]
     cells = np.array([[np.nan if x is None else x for x in row] for row in matrix], dtype=np.float64)
     count = len(classes)
     side = float(np.clip(0.9 * count + 1.6, 4.3, 9.0))
-    with _figure((side, side * 0.85)) as (figure, ax):
+    with figure_of((side, side * 0.85)) as (figure, ax):
         colors = mpl.colormaps["Blues"].with_extremes(bad="#dddddd")
         image = ax.imshow(np.ma.masked_invalid(cells), cmap=colors, vmin=0, vmax=1)
         titles = [_text(g.title) for g in classes]
@@ -1036,7 +1046,7 @@ def category_auc(categories: Mapping[str, Mapping[str, Any]]) -> Plot:
     Args:
         categories: ``{"value", "low", "high"}`` by category, with ``None`` where it is not defined.
     """
-    with _figure((5.0, 1.3 + 0.4 * len(categories))) as (figure, ax):
+    with figure_of((5.0, 1.3 + 0.4 * len(categories))) as (figure, ax):
         for row, estimate in enumerate(categories.values()):
             value, low, high = (estimate[key] for key in ("value", "low", "high"))
             if value is None:
@@ -1090,7 +1100,7 @@ def regression(name: str, variable: Variable, predicted: Floats, truth: Floats, 
     squares = sums[2] / total - bias**2
     resolution = np.sqrt(np.where(squares >= 0, squares, np.nan))
     middle = (edges[1:] + edges[:-1]) / 2
-    with _figure(_SMALL, margins=_STACK_MARGINS) as (figure, ax):
+    with figure_of(_SMALL, margins=_STACK_MARGINS) as (figure, ax):
         ax.axhline(0, color="#94a4a2", linewidth=0.8)
         ax.errorbar(
             middle, bias, xerr=np.diff(edges) / 2, yerr=resolution, fmt="o", color="#5790fc", markersize=4, capsize=2
@@ -1113,10 +1123,10 @@ def regression(name: str, variable: Variable, predicted: Floats, truth: Floats, 
 
 
 @contextmanager
-def _figure(
-    size: tuple[float, float], rows: tuple[int, ...] = (1,), margins: Margins | None = None
+def figure_of(
+    size: tuple[float, float], rows: tuple[int, ...] = (1,), margins: Margins | None = None, columns: int = 1
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure in the style of this module; its axes, or one per row with a common x axis.
+    """A figure in the style of this module; its axes, or one per row with a common x axis, or several side by side.
 
     Fixed margins take half the time of a layout that matplotlib works out, which figures with long tick labels need.
 
@@ -1124,17 +1134,37 @@ def _figure(
         size: Width and height in inches.
         rows: Relative heights of the axes.
         margins: Inches left, below, right and above; by default they follow from the labels.
+        columns: Axes side by side, with the left margin before each.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout=None if margins else "compressed")
         if margins:
             (width, height), (left, bottom, right, top) = size, margins
             figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, hspace=0.06)
-        yield figure, figure.subplots(len(rows), sharex=len(rows) > 1, gridspec_kw={"height_ratios": rows})
+            if columns > 1:
+                own = (width - right - left * columns) / columns  # of each, in inches
+                figure.subplots_adjust(wspace=left / own)
+        yield figure, figure.subplots(len(rows), columns, sharex=len(rows) > 1, gridspec_kw={"height_ratios": rows})
         if not margins:
             # Laid out once and for all: every further pass would move the axes a little.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
+
+
+@contextmanager
+def blank_figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
+    """A figure in the style of this module with axes that nobody sees, in inches from its lower left corner.
+
+    Args:
+        size: Width and height in inches.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size)
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.set_xlim(0, size[0])
+        ax.set_ylim(0, size[1])
+        ax.set_axis_off()
+        yield figure, ax
 
 
 def _matrix_axes(ax: Axes) -> None:

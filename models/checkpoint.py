@@ -6,16 +6,17 @@ bits as one that was left alone. Checkpoints are safetensors: reading one execut
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-FORMAT = 3
+FORMAT = 4
 """Version of the format; a checkpoint of another version is not gone on from."""
 
 _ROW = "rows."  # begins the names of rows in the file
+_DIAGNOSTIC = "diagnostics."  # likewise of diagnostics, with the quantity and the layer behind it
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -41,10 +42,12 @@ class Checkpoint:
         running: Training loss of the next epoch so far, summed over events.
         ended: Whether its training has ended, with its best epoch behind it.
         rows: By name, float32 ``[P]``, ``[T]`` or ``[1]``: ``parameters``; ``best``, those of the best epoch so far;
-            ``optimiser.NAME`` and ``averaging.NAME``, the states of the optimiser and of the average.
+            ``optimiser.NAME`` and ``averaging.NAME``, the states of the optimiser and of the average;
+            ``snapshots.NUMBER``; ``diagnostics.squares``.
         training_loss: Per epoch, float64 ``[epochs]``.
         validation_loss: Likewise.
         learning_rate: Likewise.
+        diagnostics: Likewise, by quantity and layer.
     """
 
     place: Place
@@ -54,6 +57,7 @@ class Checkpoint:
     training_loss: Doubles
     validation_loss: Doubles
     learning_rate: Doubles
+    diagnostics: dict[str, dict[str, Doubles]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -66,6 +70,8 @@ class Checkpoint:
 
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         arrays |= {_ROW + name: row for name, row in self.rows.items()}
+        for quantity, layers in self.diagnostics.items():
+            arrays |= {f"{_DIAGNOSTIC}{quantity}.{layer}": column for layer, column in layers.items()}
         numbers = [*self.place, self.running, self.ended]
         return save({**arrays, "state": np.array([FORMAT, *numbers], dtype=np.float64)})
 
@@ -87,11 +93,16 @@ class Checkpoint:
         if version != FORMAT:
             raise ValueError(f"a checkpoint of version {version:g}; expected {FORMAT}")
         epochs, window, step, running, ended = numbers
+        diagnostics: dict[str, dict[str, Doubles]] = {}
+        for name in sorted(name for name in arrays if name.startswith(_DIAGNOSTIC)):
+            quantity, layer = name.removeprefix(_DIAGNOSTIC).split(".", 1)
+            diagnostics.setdefault(quantity, {})[layer] = arrays.pop(name)
         return Checkpoint(
             place=Place(int(epochs), int(window), int(step)),
             running=float(running),
             ended=bool(ended),
             rows={name.removeprefix(_ROW): row for name, row in arrays.items() if name.startswith(_ROW)},
+            diagnostics=diagnostics,
             **{name: array for name, array in arrays.items() if not name.startswith(_ROW)},
         )
 

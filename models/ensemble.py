@@ -1,4 +1,4 @@
-"""Trained networks on disk and at work: files of parameters, predictions, and their means.
+"""Trained networks on disk and at work: files of parameters, predictions, and their combinations.
 
 A member is one safetensors file: tensors, and a JSON text that says what they are. Reading it executes nothing.
 """
@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.combination import predicted, spread
 from models.members import History, TrainedMember
 from models.networks import Classifier
 from models.preprocessing import Signature, Target
-from models.settings import Augmentation, InputSettings, ModelSettings, TargetSettings, TrainingSettings
+from models.settings import Augmentation, Combination, InputSettings, ModelSettings, TargetSettings, TrainingSettings
 from models.training import single_threaded
 from models.transforms import Transform, stack_transforms
 
-FORMAT = 4
+FORMAT = 5
 """Version of the file format; a file of another version is refused."""
 BLOCK = 1024
 """Events that are predicted at once. Blocks are padded: the shape decides how products are summed."""
@@ -30,20 +31,28 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks that share features, classes and architecture, in the order of fold and index.
+    """Networks that share features, classes and architecture, in the order of fold, index and snapshot.
+
+    Snapshots of a member count as further networks of its fold.
+
+    Attributes:
+        members: The networks.
+        combination: How they become one score.
 
     Raises:
         ValueError: If there is no member, if one occurs twice, or if two differ in what they are.
     """
 
     members: tuple[TrainedMember, ...]
+    combination: Combination = "mean"
 
     def __post_init__(self) -> None:
         if not self.members:
             raise ValueError("There is no network; expected at least one member.")
-        ordered = sorted(self.members, key=lambda member: (member.fold, member.index))
-        places = [(member.fold, member.index) for member in ordered]
-        if len(set(places)) != len(places):
+        networks = [network for member in self.members for network in member.networks]
+        ordered = sorted(networks, key=_place)
+        if len({_place(member) for member in ordered}) != len(ordered):
+            places = [(member.fold, member.index) for member in ordered]
             raise ValueError(f"A member occurs twice among (fold, index) = {places}.")
         first = ordered[0]
         for member in ordered[1:]:
@@ -66,6 +75,13 @@ class Ensemble:
     def folds(self) -> npt.NDArray[np.int64]:
         """The fold that each member left out, ``[M]``."""
         return np.array([member.fold for member in self.members], dtype=np.int64)
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """The weight of each network in the combination ``weighted``, in units of the largest, ``[M]``."""
+        losses = np.array([member.validation_loss for member in self.members])
+        weights: npt.NDArray[np.float64] = np.exp(losses.min() - losses)
+        return weights
 
     def stacked(self, device: str = "cpu") -> tuple[Classifier, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return the network, its parameters ``[M, ...]`` and the tables of its transforms, both by name."""
@@ -100,8 +116,11 @@ def save_member(path: str | Path, member: TrainedMember) -> None:
         "precision": member.precision,
         "best_epoch": member.best_epoch,
         "events": member.events,
+        "snapshots": list(member.snapshots),
     }
     tensors = {f"parameters.{name}": value for name, value in member.parameters.items()}
+    for epoch, parameters in member.snapshots.items():
+        tensors |= {f"snapshot{epoch}.{name}": value for name, value in parameters.items()}
     tensors |= {f"transform.{name}": table for name, table in member.transform.tables.items()}
     save_file(tensors, path, metadata={"eventfold": json.dumps(description, sort_keys=True)})
 
@@ -150,6 +169,7 @@ def load_member(path: str | Path) -> TrainedMember:
         precision=description["precision"],
         best_epoch=description["best_epoch"],
         events=(description["events"][0], description["events"][1]),
+        snapshots={epoch: named(f"snapshot{epoch}.") for epoch in description["snapshots"]},
     )
 
 
@@ -196,39 +216,94 @@ def predict(
     return predictions
 
 
-def combine(
+def score(
+    ensemble: Ensemble,
+    values: npt.NDArray[np.float32],
+    present: npt.NDArray[np.bool_],
+    event_folds: npt.NDArray[np.int64],
+    device: str = "cpu",
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Score events: arguments as `predict`, and the fold of each event, ``[N]``.
+
+    Returns:
+        ``routed`` and ``ensemble`` as `combine` gives them, and the ``spread`` of all networks
+        (`models.combination.spread`): float32 ``[N, C + R]`` each.
+
+    Raises:
+        ValueError: As `predict` and `combine`.
+    """
+    predictions = predict(ensemble, values, present, device)  # (M, N, C + R)
+    classes = len(ensemble.signature.classes)
+    pair = combine(predictions, ensemble.folds, event_folds, ensemble.combination, ensemble.shares, classes)
+    return *pair, spread(torch.from_numpy(predictions)).float().numpy()
+
+
+def combine(  # noqa: PLR0917
     predictions: npt.NDArray[np.float32],
     member_folds: npt.NDArray[np.int64],
     event_folds: npt.NDArray[np.int64],
+    how: Combination = "mean",
+    shares: npt.NDArray[np.float64] | None = None,
+    classes: int | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Average over members, by fold and over all.
+    """Combine networks, by fold and all of them.
 
     Args:
         predictions: ``[M, N, C + R]``.
         member_folds: The fold that each member left out, ``[M]``.
         event_folds: The fold of each event, ``[N]``.
+        how: The way (`models.combination`).
+        shares: `Ensemble.shares`, ``[M]``, for ``weighted``.
+        classes: How many columns are probabilities, the first ones; ``None`` for all.
 
     Returns:
-        ``routed``, the mean over the members that left out the event's own fold, and ``ensemble``, the mean over all
-        members: float32 ``[N, C + R]`` each.
+        ``routed``, of the members that left out the event's own fold, and ``ensemble``, of all members: float32
+        ``[N, C + R]`` each.
 
     Raises:
         ValueError: If no member left out the fold of an event.
     """
+    own = routed(predictions, member_folds, event_folds, how, shares, classes)
+    return own, _combined(predictions, how, shares, classes)
+
+
+def routed(  # noqa: PLR0917
+    predictions: npt.NDArray[np.float32],
+    member_folds: npt.NDArray[np.int64],
+    event_folds: npt.NDArray[np.int64],
+    how: Combination = "mean",
+    shares: npt.NDArray[np.float64] | None = None,
+    classes: int | None = None,
+) -> npt.NDArray[np.float32]:
+    """Combine for each event the members that left out its fold: the first of the two that `combine` gives."""
     known = sorted(set(member_folds.tolist()))
     missing = sorted(set(event_folds.tolist()) - set(known))
     if missing:
         raise ValueError(f"No network left out fold {missing[0]}; there are networks for folds {known}.")
-    routed = np.empty(predictions.shape[1:], dtype=np.float32)
+    scores = np.empty(predictions.shape[1:], dtype=np.float32)
     for fold in np.unique(event_folds):
         events = event_folds == fold
-        routed[events] = _mean(predictions[member_folds == fold][:, events])
-    return routed, _mean(predictions)
+        own = member_folds == fold
+        chosen = None if shares is None else shares[own]
+        scores[events] = _combined(predictions[own][:, events], how, chosen, classes)
+    return scores
 
 
-def _mean(predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    mean: npt.NDArray[np.float32] = predictions.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+def _combined(
+    predictions: npt.NDArray[np.float32],
+    how: Combination,
+    shares: npt.NDArray[np.float64] | None,
+    classes: int | None,
+) -> npt.NDArray[np.float32]:
+    weights = torch.ones(len(predictions), dtype=torch.float64) if shares is None else torch.from_numpy(shares)
+    count = predictions.shape[-1] if classes is None else classes
+    found: npt.NDArray[np.float32] = predicted(torch.from_numpy(predictions), count, how, weights).float().numpy()
+    return found
+
+
+def _place(member: TrainedMember) -> tuple[int, int, int]:
+    """What tells networks apart: fold, index, and the epoch of a snapshot."""
+    return member.fold, member.index, member.best_epoch if member.snapshot else 0
 
 
 def _signature(described: dict[str, Any]) -> Signature:
@@ -240,5 +315,11 @@ def _signature(described: dict[str, Any]) -> Signature:
 
 
 def _tuples(mapping: dict[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists back into tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in mapping.items()}
+    """Turn JSON's lists back into tuples, however deep they are."""
+    return {name: _tuple(value) for name, value in mapping.items()}
+
+
+def _tuple(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _tuples(value)
+    return tuple(value) if isinstance(value, list) else value

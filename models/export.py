@@ -1,7 +1,7 @@
 """One ONNX file for the whole ensemble: raw features in, class probabilities and regression targets out.
 
-Preprocessing, learned absent values, presence inputs, all networks, their means and the routing by fold are inside,
-so that what reads the file needs no knowledge of the training.
+Preprocessing, learned absent values, presence inputs, all networks, their combination and the routing by fold are
+inside, so that what reads the file needs no knowledge of the training.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from models.ensemble import Ensemble, combine, predict
+from models.combination import predicted, spread
+from models.ensemble import Ensemble, score
 
 OPSET = 20
+KINDS = ("routed", "ensemble", "spread")
 BLOCK = 4096
 
 
 class _Routed(nn.Module):
     """The ensemble as a torch module with the inputs and outputs of the file."""
 
-    folds: Tensor
+    shares: Tensor
 
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
         self.classifier, views, tables = ensemble.stacked()
         self.views = nn.ParameterDict({name: nn.Parameter(view, False) for name, view in views.items()})
-        self.register_buffer("folds", torch.from_numpy(ensemble.folds))
+        self.register_buffer("shares", torch.from_numpy(ensemble.shares).to(torch.float32))
+        self.how, self.folds = ensemble.combination, ensemble.folds.tolist()
         self.names = list(tables)
         for number, table in enumerate(tables.values()):
             self.register_buffer(f"table{number}", table)
@@ -43,26 +46,33 @@ class _Routed(nn.Module):
         views = {parameter.name: self.views[parameter.name] for parameter in self.classifier.parameters}
         statistics = {name: getattr(self, f"table{number}") for number, name in enumerate(self.names)}
         found = self.classifier.predictions(views, statistics, features.unsqueeze(0), present)  # (M, N, C + R)
-        chosen = (fold.unsqueeze(0) == self.folds.unsqueeze(1)).to(found.dtype)  # (M, N)
-        # Without a network of that fold 0 / 0 makes the routed score NaN: no score is better than a wrong one.
-        routed = (found * chosen.unsqueeze(-1)).sum(dim=0) / chosen.sum(dim=0).unsqueeze(-1)  # (N, C + R)
-        both = (routed, found.mean(dim=0))  # (N, C + R) each
+        # Without a network of that fold the routed score is NaN: no score is better than a wrong one.
+        routed = torch.full_like(found[0], torch.nan)  # (N, C + R)
+        for left_out in sorted(set(self.folds)):
+            own = [position for position, each in enumerate(self.folds) if each == left_out]
+            of_fold = self.combined(found[own[0] : own[-1] + 1], self.shares[own[0] : own[-1] + 1])  # (N, C + R)
+            routed = torch.where((fold == left_out).unsqueeze(-1), of_fold, routed)  # (N, C + R)
+        kinds = (routed, self.combined(found, self.shares), spread(found, found.dtype))  # (N, C + R) each
         if not self.classifier.targets:
-            return both
+            return kinds
         sizes = [self.classifier.classes, *(target.size for target in self.classifier.targets)]
-        parts = [torch.split(kind, sizes, dim=1) for kind in both]  # (N, C), (N, Q) ... each
-        return tuple(part for pair in zip(*parts, strict=True) for part in pair)
+        parts = [torch.split(kind, sizes, dim=1) for kind in kinds]  # (N, C), (N, Q) ... each
+        return tuple(part for own in zip(*parts, strict=True) for part in own)
+
+    def combined(self, predictions: Tensor, shares: Tensor) -> Tensor:
+        """Combine networks ``[M', N, C + R]``, which stand in the order of their folds: ``[N, C + R]``."""
+        return predicted(predictions, self.classifier.classes, self.how, shares, predictions.dtype)
 
 
 def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str]) -> None:
     """Write the ensemble as one self-contained ONNX file.
 
     Inputs are ``features``, float32 ``[N, F]`` in the units of training with NaN where a value is absent, and
-    ``fold``, int64 ``[N]``, the fold of each event. Outputs are ``routed`` and ``ensemble``, float32 ``[N, C]``, as
-    `models.ensemble.combine` defines them, and for each regression target ``NAME_routed`` and ``NAME_ensemble``,
-    float32 ``[N, Q]``, in its unit; what is routed is NaN for a fold that no network left out. The file's metadata
-    hold ``features``, ``feature_objects``, ``classes`` and ``folds`` as JSON lists, ``targets``, the names of each
-    target's columns, ``prior``, and what the caller adds.
+    ``fold``, int64 ``[N]``, the fold of each event. Outputs are ``routed``, ``ensemble`` and ``spread``, float32
+    ``[N, C]``, as `models.ensemble.score` defines them, and for each regression target ``NAME_routed``,
+    ``NAME_ensemble`` and ``NAME_spread``, float32 ``[N, Q]``, in its unit; what is routed is NaN for a fold that no
+    network left out. The file's metadata hold ``features``, ``feature_objects``, ``classes`` and ``folds`` as JSON
+    lists, ``targets``, the names of each target's columns, ``prior``, ``combination``, and what the caller adds.
 
     Args:
         ensemble: The networks.
@@ -94,6 +104,7 @@ def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str
         "folds": json.dumps(ensemble.folds.tolist()),
         **_described(ensemble),
         "prior": "equal for all classes",
+        "combination": ensemble.combination,
         "training_precision": " ".join(sorted({member.precision for member in ensemble.members})),
         **metadata,
     }
@@ -107,7 +118,7 @@ def run_onnx(
     values: npt.NDArray[np.float32],
     present: npt.NDArray[np.bool_],
     folds: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+) -> tuple[npt.NDArray[np.float32], ...]:
     """Evaluate an exported file with onnxruntime, on one thread and in bounded blocks.
 
     Args:
@@ -117,7 +128,8 @@ def run_onnx(
         folds: The fold of each event, ``[N]``.
 
     Returns:
-        Routed and ensemble, float32 ``[N, C + R]`` each: the probabilities, then the outputs of the targets.
+        ``routed``, ``ensemble`` and ``spread``, float32 ``[N, C + R]`` each: of the probabilities, then of the outputs
+        of the targets.
     """
     import onnxruntime
 
@@ -129,9 +141,8 @@ def run_onnx(
         part = slice(start, start + BLOCK)
         features = np.where(present[part], values[part], np.float32(np.nan)).astype(np.float32)
         found = session.run(names, {"features": features, "fold": folds[part]})
-        blocks.append([np.concatenate(found[kind::2], axis=1) for kind in (0, 1)])
-    routed, ensemble = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return routed, ensemble
+        blocks.append([np.concatenate(found[kind :: len(KINDS)], axis=1) for kind in range(len(KINDS))])
+    return tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
 
 
 def difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
@@ -156,14 +167,14 @@ def check_onnx(
     Returns:
         The largest `difference` over all events and outputs; infinite if the file gives NaN.
     """
-    expected = combine(predict(ensemble, values, present), ensemble.folds, folds)  # (N, C + R) each
+    expected = score(ensemble, values, present, folds)  # (N, C + R) each
     found = run_onnx(path, values, present, folds)
     return max(difference(theirs, ours) for theirs, ours in zip(found, expected, strict=True))
 
 
 def _outputs(targets: Sequence[str]) -> list[str]:
     """Names of the outputs of the file."""
-    return [kind if name is None else f"{name}_{kind}" for name in (None, *targets) for kind in ("routed", "ensemble")]
+    return [kind if name is None else f"{name}_{kind}" for name in (None, *targets) for kind in KINDS]
 
 
 def _described(ensemble: Ensemble) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -64,11 +64,13 @@ class History:
         training_loss: Class-balanced loss in nats, with dropout and noise, but without smoothing or noise of labels.
         validation_loss: Class-balanced loss in nats at the end of the epoch, without penalties.
         learning_rate: At the end of the epoch.
+        diagnostics: By quantity and layer (`models.diagnostics`); empty if they were not recorded.
     """
 
     training_loss: tuple[float, ...]
     validation_loss: tuple[float, ...]
     learning_rate: tuple[float, ...]
+    diagnostics: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,11 @@ class TrainedMember:
         parameters: float32 tensors by name, those of the best epoch.
         history: Losses and learning rate per epoch.
         precision: ``fp32`` or ``bf16``: what ``training.precision`` meant on the device.
-        best_epoch: The epoch whose parameters were kept, counted from 1.
+        best_epoch: The epoch whose parameters it has, counted from 1: that of the least validation loss, unless it is a
+            snapshot.
         events: Number of training and of validation events of non-zero weight.
+        snapshots: Parameters of further epochs, by the epoch, counted from 1.
+        snapshot: Whether it is one of those itself.
     """
 
     fold: int
@@ -102,3 +107,20 @@ class TrainedMember:
     precision: str
     best_epoch: int
     events: tuple[int, int]
+    snapshots: dict[int, dict[str, npt.NDArray[np.float32]]] = field(default_factory=dict)
+    snapshot: bool = False
+
+    @property
+    def networks(self) -> tuple[TrainedMember, ...]:
+        """All networks of this training: that of the best epoch, and each of the snapshots as one of its own."""
+        first = replace(self, snapshots={})
+        further = [
+            replace(first, parameters=parameters, best_epoch=epoch, snapshot=True)
+            for epoch, parameters in self.snapshots.items()
+        ]
+        return (first, *further)
+
+    @property
+    def validation_loss(self) -> float:
+        """Of the epoch whose parameters it has."""
+        return self.history.validation_loss[self.best_epoch - 1]

@@ -25,6 +25,7 @@ from models.augmentation import Augmenter
 from models.dropout import Dropout
 from models.embeddings import Embeddings
 from models.initialisation import Parameter, Start, matrix_start
+from models.layers import Layer
 from models.losses import probabilities
 from models.preprocessing import Signature, filled, presence
 from models.regression import MEAN, SCALE, in_units
@@ -49,6 +50,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": functional.sigmoid,
     "linear": _linear,
 }
+INPUTS = "inputs"
+"""What the layer is called that turns features into what the network sees."""
 _ONES = Start(centre=1.0)
 _EPSILON = 1e-5  # of normalisations, as in torch
 _MOMENTUM = 0.1  # share of a batch in the running statistics, as in torch
@@ -82,9 +85,16 @@ class Step:
 class Network(Protocol):
     """What a network type must offer."""
 
+    watch: Callable[[str, Tensor], None] | None
+    """Is told what the units of a layer see before their activation, ``[M, K·B, H]`` (`models.diagnostics`)."""
+
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """The parameters of one member."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Its layers, from the first behind the inputs (which are called `INPUTS`) to the output."""
 
     def logits(self, parameters: Mapping[str, Tensor], inputs: Tensor, step: Step | None) -> Tensor:
         """Return ``[M, K, B, outputs]`` from parameters ``[M, ...]`` and inputs ``[M, B, inputs]``."""
@@ -98,19 +108,38 @@ class Dense:
     and what all hidden layers before them give (Huang et al., arXiv 1608.06993, eq. 2).
     """
 
+    watch: Callable[[str, Tensor], None] | None = None
+
     def __init__(self, settings: ModelSettings, inputs: int, outputs: int) -> None:
         self.settings = settings
         self.activation = ACTIVATIONS[settings.activation]
         self.submodels = settings.submodels if settings.type == "tabm" else 1
         self.depth, self.outputs = len(settings.hidden), outputs
-        parameters: list[Parameter] = []
+        own: list[list[Parameter]] = []  # of each layer
         for layer, after in enumerate(settings.hidden):
             before = self.width(inputs, layer)
-            parameters += self.layer(layer, before, after, matrix_start(settings, settings.activation, before, after))
-            parameters += self.normalisation(layer, after)
+            start = matrix_start(settings, settings.activation, before, after)
+            own.append([*self.layer(layer, before, after, start), *self.normalisation(layer, after)])
         before = self.width(inputs, self.depth)
-        parameters += self.head(before, matrix_start(settings, "linear", before, outputs))
-        self.parameters = tuple(parameters)
+        own.append(self.head(before, matrix_start(settings, "linear", before, outputs)))
+        self.parameters = tuple(parameter for each in own for parameter in each)
+        self.layers = tuple(self.description(layer, each) for layer, each in enumerate(own))
+
+    def description(self, layer: int, parameters: Sequence[Parameter]) -> Layer:
+        """One layer, the last one included, as it is drawn."""
+        settings, last = self.settings, layer == self.depth
+        names = (INPUTS, *(f"layer {number + 1}" for number in range(self.depth)), "output")
+        normalisation = () if settings.normalisation == "none" else (f"{settings.normalisation} norm",)
+        dropout = (f"dropout {settings.dropout:g}",) if settings.dropout else ()
+        return Layer(
+            name=names[layer + 1],
+            width=self.outputs if last else settings.hidden[layer],
+            parameters=tuple(parameter.name for parameter in parameters),
+            steps=("linear",) if last else ("linear", *normalisation, settings.activation, *dropout),
+            sees=names[: layer + 1] if settings.connections == "densely_connected" else names[layer : layer + 1],
+            adds=names[layer] if settings.connections == "residual" and 0 < layer < self.depth else "",
+            copies=self.submodels,
+        )
 
     def width(self, inputs: int, layer: int) -> int:
         """How many numbers a layer sees of each event."""
@@ -147,6 +176,8 @@ class Dense:
             before = hidden
             hidden = self.linear(parameters, layer, hidden)  # (M, K·B, H)
             hidden = self.normalised(parameters, layer, hidden, step)  # (M, K·B, H)
+            if self.watch is not None:
+                self.watch(self.layers[layer].name, hidden)
             hidden = self.activation(hidden)  # (M, K·B, H)
             if step is not None:
                 hidden = step.dropout(hidden, layer)  # (M, K·B, H)
@@ -305,6 +336,7 @@ class Classifier:
         decaying: How many numbers of a row decay.
         trained: How many are trained, those that decay among them.
         size: How many there are.
+        layers: From the inputs to the output.
     """
 
     def __init__(
@@ -341,6 +373,9 @@ class Classifier:
         self.decaying = sum(parameter.size for parameter in parameters if parameter.decays)
         self.trained = sum(parameter.size for parameter in parameters if parameter.trained)
         self.size = sum(parameter.size for parameter in parameters)
+        shown = (f"{len(signature.features)} features, {len(signature.objects)} objects", "transform, fill in")
+        own = (absent.name, *(parameter.name for parameter in self.embeddings.parameters))
+        self.layers = (Layer(INPUTS, inputs, own, shown), *self.network.layers)
         self.membership = torch.from_numpy(signature.membership().astype(np.float32)).to(device)  # (F, O)
 
     def initial(self, streams: Sequence[int]) -> Tensor:

@@ -17,6 +17,7 @@ from models.settings import (
     Augmentation,
     Averaging,
     CategoryEncoding,
+    Combination,
     Connections,
     FeatureInput,
     Initialisation,
@@ -738,6 +739,67 @@ PAGE: tuple[Choice | Strengths, ...] = (
                 "GL = 100 (E / E_best - 1) is more than so many per cent",
                 "Prechelt, Early Stopping - But When?, LNCS 1524 (1998) 55, section 2.1",
                 "learning rates that hardly change; E must be above 0, which negative weights don't promise",
+            ),
+        },
+    ),
+    Strengths(
+        "Ensembles",
+        "Networks of each fold beside the one that there always is.",
+        TrainingSettings,
+        {
+            "members": Entry(
+                "so many trainings of each fold, which differ in random numbers alone",
+                "Lakshminarayanan, Pritzel and Blundell, arXiv 1612.01474",
+                "the surest gain, at its full price",
+            ),
+            "snapshots": Entry(
+                "the network at the end of each of the last so many periods of `warm_restarts`, with another schedule "
+                "of the last so many epochs; that of the best epoch is there anyway and counts once",
+                "Huang et al., arXiv 1704.00109",
+                "several networks for the price of one training: with `warm_restarts`, whose networks differ more than "
+                "those of neighbouring epochs, and a `patience` longer than a period",
+            ),
+        },
+    ),
+    Choice(
+        "Combinations",
+        "How N networks, p_m of each, become one score p, for `routed` (those of the event's fold) and `ensemble` "
+        "(all) alike, in friend trees, plots and `ensemble.onnx`. It changes no training.",
+        TrainingSettings,
+        "combination",
+        Combination,
+        {
+            "mean": Entry("p = Σ p_m / N", "", "the default: the mean of posteriors is one"),
+            "logits": Entry(
+                "p ∝ exp(Σ ln p_m / N), to a sum of one over the classes: the softmax of the mean of logits",
+                "Hinton, Training Products of Experts, Neural Computation 14 (2002) 1771",
+                "one network that is sure of a class weighs more; tails of the score that have to be sharp",
+            ),
+            "median": Entry(
+                "the median of each class by itself (of an even N the mean of the two in the middle), to a sum of one",
+                "",
+                "single networks that went astray; the loss is a little more noise",
+            ),
+            "weighted": Entry(
+                "p = Σ a_m p_m, a_m ∝ exp(-L_m), L_m the validation loss in nats of the epoch that was kept, on the "
+                "network's own stopping fold",
+                "",
+                "networks of unlike quality, such as early snapshots; among equals it is the mean. Losses of different "
+                "folds differ by their events too",
+            ),
+        },
+    ),
+    Strengths(
+        "Diagnostics",
+        "What the report shows of the trainings.",
+        TrainingSettings,
+        {
+            "diagnostics": Entry(
+                "for each layer and epoch: root mean square of the gradient's norm over the steps; share of dead "
+                "units, whose slope is at most 0.01 for every validation event; saturation, the share of all pairs of "
+                "unit and event with such a slope",
+                "Glorot and Bengio, PMLR 9:249 (AISTATS 2010)",
+                "always; it changes no bit of a network",
             ),
         },
     ),

@@ -40,6 +40,7 @@ NumberInput = Literal["standardise", "z_score", "robust", "quantile_normal", "mi
 InputKind = Literal["standardise", "z_score", "robust", "quantile_normal", "min_max", "log", "angle", "category"]
 CategoryEncoding = Literal["one_hot", "embedding"]
 NumberEmbedding = Literal["none", "periodic", "piecewise_linear"]
+Combination = Literal["mean", "logits", "median", "weighted"]
 
 Constant = float | bool | str | tuple[int, ...]
 CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
@@ -399,6 +400,13 @@ class TrainingSettings:
             windows, which join parts of the data at random, the next one while the network trains on the one before.
         members: Networks per fold; they differ in initial weights, batch order and dropout.
         augmentation: Symmetries by which events are moved in training, and copies averaged at evaluation.
+        snapshots: Further networks of each training (Huang et al., arXiv 1704.00109): those at the ends of its last so
+            many periods of ``warm_restarts``, with another schedule of its last so many epochs. The one of the best
+            epoch is not counted twice.
+        combination: How networks become one score (`models.combination`): ``mean`` of their probabilities; mean of
+            ``logits``; ``median``; mean ``weighted`` by validation losses. It does not change how they are trained.
+        diagnostics: Whether gradient norms, dead units and saturation are recorded for each layer and epoch
+            (`models.diagnostics`); changes no network.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -446,6 +454,9 @@ class TrainingSettings:
     window: int | None = None
     members: int = 1
     augmentation: Augmentation | None = None
+    snapshots: int = 0
+    combination: Combination = "mean"
+    diagnostics: bool = True
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
@@ -471,6 +482,9 @@ class TrainingSettings:
         for key in ("optimiser", "schedule", "averaging", "loss"):
             _check_constants(self, key)
         self._check_schedule()
+        most, restarts = len(self.snapshot_epochs), self.schedule == "warm_restarts"
+        expected = f"from 0 to {most}, the number of {'periods of warm restarts' if restarts else 'epochs'}"
+        _require(0 <= self.snapshots <= most, "snapshots", self.snapshots, expected)
 
     @property
     def constants(self) -> dict[str, float]:
@@ -491,6 +505,20 @@ class TrainingSettings:
     def decorrelated(self) -> tuple[str, ...]:
         """The spectators from which the score is decorrelated, in order of their names."""
         return tuple(sorted(name for name, strength in self.decorrelation.items() if strength > 0))
+
+    @property
+    def snapshot_epochs(self) -> tuple[int, ...]:
+        """After which epochs, counted from 1, a snapshot is taken; the last ones stay.
+
+        Where a period of warm restarts ends within an epoch, it is the epoch before.
+        """
+        if self.schedule != "warm_restarts":
+            return tuple(range(1, self.epochs + 1))
+        ends, end, length = [], self.warm_up, self.course["schedule_every"]
+        while (end := end + length) <= self.epochs:
+            ends.append(int(end))
+            length *= self.course["schedule_stretch"]
+        return tuple(ends)
 
     def _check_batches(self) -> None:
         """Refuse what cannot be done with all events in one batch."""

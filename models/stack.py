@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from models import hashing, sampling
 from models.checkpoint import Checkpoint, Place
+from models.diagnostics import Diagnostics
 from models.dropout import Dropout
 from models.events import Counts, Mask, TrainingEvents, Window, Windows
 from models.fitting import fit_transforms
@@ -51,6 +53,8 @@ class Kind:
     averaging: str
     augmentation: object
     decorrelated: tuple[str, ...]
+    snapshots: int
+    diagnostics: bool
 
     @classmethod
     def of(cls, plan: MemberPlan) -> Kind:
@@ -68,6 +72,8 @@ class Kind:
             averaging=own.averaging,
             augmentation=own.augmentation,
             decorrelated=own.decorrelated,
+            snapshots=own.snapshots,
+            diagnostics=own.diagnostics,
         )
 
 
@@ -93,6 +99,7 @@ class State:
     training_loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
+    diagnostics: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # by quantity and layer
 
     @property
     def best(self) -> int:
@@ -174,6 +181,8 @@ class Stack:
         time: Its number among all steps, from which its random numbers follow, int64 ``[1]``.
         keys: Keys of dropout, int64 ``[M]``.
         running: Training losses of the epoch so far, summed over events, float64 ``[M]``.
+        snapshots: Parameters of earlier epochs, the last ones at the end, ``[S, M, P]``; ``None`` without any.
+        diagnostics: Of layers; ``None`` if they are not recorded.
     """
 
     def __init__(
@@ -269,6 +278,9 @@ class Stack:
             starts = [float(state.averages_from) for state in self.states]
             rules = column([start if decay is None else decay for decay, start in zip(decays, starts, strict=True)])
             self.average = AVERAGES[settings[0].averaging](self.parameters, rules.unsqueeze(1))
+        count = settings[0].snapshots
+        self.snapshots = self.parameters.repeat(count, 1, 1) if count else None  # (S, M, P)
+        self.diagnostics = Diagnostics(self.classifier, trained) if settings[0].diagnostics else None
         self.order_keys = torch.tensor([hashing.key(s, _ORDER) for s in streams], device=self.device)  # (M,)
         self.keys = torch.tensor([hashing.key(s, _DROPOUT) for s in streams], device=self.device)  # (M,)
         tables = stack_transforms(state.transform for state in self.states)  # (M, 1 or Q, f) each
@@ -312,6 +324,10 @@ class Stack:
             state.training_loss = checkpoint.training_loss.tolist()
             state.validation_loss = checkpoint.validation_loss.tolist()
             state.learning_rate = checkpoint.learning_rate.tolist()
+            state.diagnostics = {
+                quantity: {layer: column.tolist() for layer, column in own.items()}
+                for quantity, own in checkpoint.diagnostics.items()
+            }
             self.running[position] = checkpoint.running
             for name, rows in self._rows().items():
                 rows[position] = torch.from_numpy(checkpoint.rows[name].copy())  # (P,), (T,) or (1,)
@@ -331,6 +347,10 @@ class Stack:
             training_loss=np.array(state.training_loss),
             validation_loss=np.array(state.validation_loss),
             learning_rate=np.array(state.learning_rate),
+            diagnostics={
+                quantity: {layer: np.array(column) for layer, column in own.items()}
+                for quantity, own in state.diagnostics.items()
+            },
         )
 
     def _rows(self) -> dict[str, Tensor]:
@@ -339,6 +359,10 @@ class Stack:
         rows |= {f"optimiser.{name}": own for name, own in self.optimiser.state.items()}
         if self.average is not None:
             rows |= {f"averaging.{name}": own for name, own in self.average.state.items()}
+        if self.snapshots is not None:
+            rows |= {f"snapshots.{number}": own for number, own in enumerate(self.snapshots)}
+        if self.diagnostics is not None:
+            rows["diagnostics.squares"] = self.diagnostics.squares
         return rows
 
     def evaluated(self) -> Tensor:
@@ -391,7 +415,38 @@ class Stack:
             improved.append(state.best == epoch)
         better = torch.tensor(improved, device=self.device).unsqueeze(1)  # (M, 1)
         self.best = torch.where(better, self.evaluated(), self.best)  # (M, P)
+        self._keep_snapshots(epoch)
+        self._diagnose(epoch)
         self.running.zero_()
+
+    def _keep_snapshots(self, epoch: int) -> None:
+        """Keep the parameters of members at whose end of an epoch a snapshot is due, in place of their oldest one."""
+        if self.snapshots is None:
+            return
+        due = [epoch + 1 in state.plan.settings.snapshot_epochs for state in self.states]
+        moved = torch.cat([self.snapshots[1:], self.evaluated().unsqueeze(0)])  # (S, M, P)
+        self.snapshots = torch.where(torch.tensor(due, device=self.device).unsqueeze(1), moved, self.snapshots)
+
+    def _diagnose(self, epoch: int) -> None:
+        """Note what the layers of each member have shown in an epoch."""
+        if self.diagnostics is None:
+            return
+        steps = torch.tensor([float(s.past[epoch + 1] - s.past[epoch]) for s in self.states]).to(self.divisors)
+        events = torch.tensor([float(s.events[1]) for s in self.states]).to(self.divisors)
+        for quantity, layers in self.diagnostics.conclude(steps, events).items():
+            for layer, numbers in layers.items():
+                for state, number in zip(self.states, numbers, strict=True):
+                    state.diagnostics.setdefault(quantity, {}).setdefault(layer, []).append(number)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Let the diagnostics see what the units of the networks see."""
+        network = self.classifier.network
+        network.watch = None if self.diagnostics is None else self.diagnostics.watch
+        try:
+            yield
+        finally:
+            network.watch = None
 
     def ended(self, epoch: int) -> list[int]:
         """Return the positions of the members whose training ends with this epoch."""
@@ -419,6 +474,10 @@ class Stack:
             tensor = getattr(self, name)  # (M, ...)
             setattr(self, name, None if tensor is None else tensor[keep])
         self.statistics = {name: table[keep] for name, table in self.statistics.items()}
+        if self.snapshots is not None:
+            self.snapshots = self.snapshots[:, keep]
+        if self.diagnostics is not None:
+            self.diagnostics.select(keep)
         if self.dropout is not None:
             self.dropout.select(keep)
         self.optimiser.select(keep)
@@ -434,7 +493,6 @@ class Stack:
     def result(self, position: int) -> TrainedMember:
         """Return a member with the parameters of its best epoch."""
         state = self.states[position]
-        views = self.classifier.views(self.best[position : position + 1])
         return TrainedMember(
             fold=state.plan.fold,
             index=state.plan.index,
@@ -443,12 +501,33 @@ class Stack:
             model=state.plan.model,
             training=state.plan.settings,
             transform=state.transform,
-            parameters={name: view[0].cpu().numpy().copy() for name, view in views.items()},
+            parameters=self._named(self.best[position]),
             precision=self.precision,
-            history=History(tuple(state.training_loss), tuple(state.validation_loss), tuple(state.learning_rate)),
+            history=History(
+                tuple(state.training_loss),
+                tuple(state.validation_loss),
+                tuple(state.learning_rate),
+                {name: {layer: tuple(own) for layer, own in each.items()} for name, each in state.diagnostics.items()},
+            ),
             best_epoch=state.best + 1,
             events=state.events,
+            snapshots=self._snapshots_of(position),
         )
+
+    def _snapshots_of(self, position: int) -> dict[int, dict[str, npt.NDArray[np.float32]]]:
+        """The snapshots of a member by the epoch, without one of its best epoch."""
+        if self.snapshots is None:
+            return {}
+        state = self.states[position]
+        taken = [epoch for epoch in state.plan.settings.snapshot_epochs if epoch <= len(state.validation_loss)]
+        kept = taken[-len(self.snapshots) :]
+        rows = self.snapshots[len(self.snapshots) - len(kept) :, position]  # (S', P)
+        return {e: self._named(row) for e, row in zip(kept, rows, strict=True) if e != state.best + 1}
+
+    def _named(self, row: Tensor) -> dict[str, npt.NDArray[np.float32]]:
+        """Parameters ``[P]`` by name."""
+        views = self.classifier.views(row.unsqueeze(0))  # (1, ...) each
+        return {name: view[0].cpu().numpy().copy() for name, view in views.items()}
 
     def line(self, epoch: int, members: int, ended: int) -> str:
         """Say in one line how far the training is."""

@@ -151,6 +151,8 @@ def _take_step(stack: Stack, table: Table) -> None:
         whole = sums if added is None else sums + added  # (M,)
         slopes = torch.autograd.grad((whole / stack.divisors).sum(), trained)  # (M, ...) each
     gradients = torch.cat([slope.flatten(1) for slope in slopes], dim=1).to(stack.parameters.dtype)  # (M, T)
+    if stack.diagnostics is not None:
+        stack.diagnostics.add(gradients)
     matrices = slice(stack.classifier.decaying)
     stack.regularisers.penalise(gradients[:, matrices], stack.parameters[:, matrices])
     if stack.largest is not None:
@@ -179,20 +181,23 @@ def _validation_sums(stack: Stack) -> Tensor:
     """
     views = stack.classifier.views(stack.evaluated(), stack.dtype)  # (M, ...) each
     total = torch.zeros_like(stack.divisors)  # (M,)
-    for window in stack.windows.validation():
-        for rows in torch.split(window.validation, stack.validation_rows, dim=1):  # (M, B)
-            values, present, labels, weights = window.table.gather(rows)  # (M, B, F), (M, B, F), (M, B), (M, B)
-            weights = (weights * stack.validation_factors.gather(1, labels)).to(stack.parameters.dtype)  # (M, B)
-            outputs = stack.classifier.logits(views, stack.statistics, values, present)  # (M, K, B, outputs)
-            logits = stack.classifier.of_classes(outputs)  # (M, K, B, C)
-            if stack.heads is None:
-                total += stack.losses.plain(logits, labels, weights)
-                continue
-            told = stack.heads.told(window.table, rows, labels)
-            total += stack.losses.plain(logits, labels, weights, told.soft)
-            added = stack.heads.added(outputs, logits, told, weights, training=False)  # (M,)
-            if added is not None:
-                total += added
+    with stack.watched():
+        for window in stack.windows.validation():
+            for rows in torch.split(window.validation, stack.validation_rows, dim=1):  # (M, B)
+                values, present, labels, weights = window.table.gather(rows)  # (M, B, F), (M, B, F), (M, B), (M, B)
+                weights = (weights * stack.validation_factors.gather(1, labels)).to(stack.parameters.dtype)  # (M, B)
+                if stack.diagnostics is not None:
+                    stack.diagnostics.real = rows >= 0  # (M, B)
+                outputs = stack.classifier.logits(views, stack.statistics, values, present)  # (M, K, B, outputs)
+                logits = stack.classifier.of_classes(outputs)  # (M, K, B, C)
+                if stack.heads is None:
+                    total += stack.losses.plain(logits, labels, weights)
+                    continue
+                told = stack.heads.told(window.table, rows, labels)
+                total += stack.losses.plain(logits, labels, weights, told.soft)
+                added = stack.heads.added(outputs, logits, told, weights, training=False)  # (M,)
+                if added is not None:
+                    total += added
     return total
 
 

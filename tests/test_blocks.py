@@ -402,6 +402,7 @@ class TestCombinations:
             strengths["label_noise"] = [0.0, 0.0]
         penalties = several(0.0, 0.5, 2.0) if events.extra_names else [0.0, 0.0]
         shares = several(1.0, 0.5)
+        snapshots, recorded = data.draw(st.sampled_from([0, 1])), data.draw(st.booleans())
         drops, norms, clips, gammas = several(0.0, 0.3), several(None, 0.7), several(None, 1.0), several(2.0, 0.5)
         widths = (5, 5) if connections == "residual" else (6, 3)
         if inputs.features or embedding != "none":
@@ -437,6 +438,8 @@ class TestCombinations:
                 decorrelation={"spectator": penalties[number]},
                 loss_weight=shares[number],
                 clip_norm=clips[number],
+                snapshots=snapshots if "warm_restarts" not in schedules else 0,
+                diagnostics=recorded,
                 **{name: values[number] for name, values in strengths.items()},
             )
             plans.append(dataclasses.replace(plan, model=model, settings=training))

@@ -22,7 +22,7 @@ from analysis.friends import Scores, write_friend
 from analysis.sources import Source
 from analysis.splitting import event_identity, fold_of, is_test
 from analysis.statistics import Histogram, pyhf_workspace
-from models.ensemble import Ensemble, combine, predict
+from models.ensemble import Ensemble, predict, score
 from models.export import export_onnx
 from models.members import History, TrainedMember
 from models.networks import Classifier
@@ -121,10 +121,9 @@ class Result:
         identity = event_identity("challenge", [self.columns["EventId"].astype(np.int64)])
         self.fold, self.test = fold_of(identity, 5, "0"), is_test(identity, 0.25, "eventfold")
         self.values, self.present, self.networks = values, present, networks
-        probabilities = predict(networks, values, present)
-        self.routed, self.ensemble = combine(probabilities, networks.folds, self.fold.astype(np.int64))  # (N, C) each
+        self.routed, self.ensemble, self.spread = score(networks, values, present, self.fold.astype(np.int64))
         entries = np.arange(COUNT, dtype=np.int64)
-        parts = [Scores(entries, self.fold, self.test, self.routed, self.ensemble)]
+        parts = [Scores(entries, self.fold, self.test, self.routed, self.ensemble, self.spread)]
         write_friend(self.results / "scores" / "higgsml.root", COUNT, config.class_names, parts)
 
         # A made-up score, since untrained networks would fill few bins.
@@ -198,6 +197,7 @@ def test_onnx_scores_of_a_file_are_those_of_the_friend_tree(result: Result) -> N
     np.testing.assert_array_equal(found["fold"], result.fold[:100])
     np.testing.assert_allclose(found["routed"], result.routed[:100], atol=1e-6)
     np.testing.assert_allclose(found["ensemble"], result.ensemble[:100], atol=1e-6)
+    np.testing.assert_allclose(found["spread"], result.spread[:100], atol=1e-6)
     assert np.abs(found["routed"] - found["ensemble"]).max() > 1e-3
 
 

@@ -43,7 +43,7 @@ def scored(table: EventTable, seed: int = 1) -> ScoredEvents:
         signal = 1 / (1 + np.exp(-rng.normal(size=len(table)) - (table.label == 1)))
         return np.stack([1 - signal, signal], axis=1).astype(np.float32)
 
-    return ScoredEvents(table, fold_of(table.identity, 5, "0"), draw(), draw())
+    return ScoredEvents(table, fold_of(table.identity, 5, "0"), draw(), draw(), 0.1 * draw())
 
 
 @pytest.fixture
@@ -192,11 +192,15 @@ def test_attach_scores_joins_by_file_and_entry(toy_table: ToyTable, tmp_path: Pa
     for path, of_file in ((friends[0], chunk < 2), (friends[2], chunk == 2)):
         score = np.linspace(0, 1, len(table), dtype=np.float32)[of_file]
         both = np.stack([1 - score, score], axis=1)
-        part = Scores(table.entry[of_file], np.zeros(len(score), np.int16), table.is_test[of_file], both, both / 2)
+        part = Scores(
+            table.entry[of_file], np.zeros(len(score), np.int16), table.is_test[of_file], both, both / 2, both / 4
+        )
         write_friend(path, 1000, SCORES.classes, [part])
     found = attach_scores(table, friends, SCORES.classes, 5, "0")
     np.testing.assert_array_equal(found.routed[:, 1], np.linspace(0, 1, len(table), dtype=np.float32))
     np.testing.assert_array_equal(found.ensemble, found.routed / 2)
+    np.testing.assert_array_equal(found.spread, found.routed / 4)
+    assert np.array_equal(found.take(table.chunk == 1).spread, found.spread[table.chunk == 1])
     np.testing.assert_array_equal(found.fold, fold_of(table.identity, 5, "0"))
     write_friend(friends[2], 1000, SCORES.classes, [])
     with pytest.raises(ValueError, match="100 selected events have no routed score"):

@@ -49,7 +49,7 @@ def make_member(model: ModelSettings, fold: int, index: int = 0) -> TrainedMembe
             }
         ),
         parameters=noisy,
-        history=History((0.7, 0.5), (0.8, 0.6), (1e-3, 1e-4)),
+        history=History((0.7, 0.5), (0.8, 0.6), (1e-3, 1e-4), {"dead": {"layer 1": (0.0, 0.5)}}),
         precision="fp32",
         best_epoch=2,
         events=(100, 50),
@@ -226,13 +226,13 @@ class TestOnnx:
             ("features", "tensor(float)", [4]),
             ("fold", "tensor(int64)", []),
         ]
-        assert [o.name for o in session.get_outputs()] == ["routed", "ensemble"]
+        assert [o.name for o in session.get_outputs()] == ["routed", "ensemble", "spread"]
         for count in (0, 1, 7):
             values, present, folds = make_inputs(count)
             features = np.where(present, values, np.float32(np.nan))
-            routed, mean = session.run(None, {"features": features, "fold": folds})
-            assert routed.shape == mean.shape == (count, 3)
-        routed, mean = session.run(None, {"features": features[:2], "fold": np.array([0, 9])})
+            routed, mean, spread = session.run(None, {"features": features, "fold": folds})
+            assert routed.shape == mean.shape == spread.shape == (count, 3)
+        routed, mean, _ = session.run(None, {"features": features[:2], "fold": np.array([0, 9])})
         assert np.isfinite(routed[0]).all()
         assert np.isnan(routed[1]).all()
         assert np.isfinite(mean).all()

@@ -9,7 +9,7 @@ import pytest
 import uproot
 
 from analysis.columns import write_columns
-from analysis.friends import Scores, read_friend, score_chunk, write_friend
+from analysis.friends import KINDS, Scores, read_friend, score_chunk, write_friend
 from analysis.splitting import event_identity, fold_of
 
 CLASSES = ("background", "signal")
@@ -17,9 +17,9 @@ CLASSES = ("background", "signal")
 
 def scores(entries: list[int], seed: int = 1) -> Scores:
     rng = np.random.default_rng(seed)
-    routed, ensemble = rng.dirichlet([1, 1], (2, len(entries))).astype(np.float32)
+    routed, ensemble, spread = rng.dirichlet([1, 1], (3, len(entries))).astype(np.float32)
     numbers = np.array(entries, dtype=np.int64)
-    return Scores(numbers, (numbers % 5).astype(np.int16), numbers % 3 == 0, routed, ensemble)
+    return Scores(numbers, (numbers % 5).astype(np.int16), numbers % 3 == 0, routed, ensemble, spread)
 
 
 def test_friend_is_aligned_with_its_file(tmp_path: Path) -> None:
@@ -30,6 +30,7 @@ def test_friend_is_aligned_with_its_file(tmp_path: Path) -> None:
         tree = file["scores"].arrays(library="np")
     assert set(tree) == {
         *(f"score_{c}_{kind}" for c in CLASSES for kind in ("routed", "ensemble")),
+        *(f"spread_{c}" for c in CLASSES),
         *("fold", "is_test", "selected"),
     }
     assert {name: tree[name].dtype for name in ("fold", "is_test", "selected", "score_signal_routed")} == {
@@ -45,6 +46,7 @@ def test_friend_is_aligned_with_its_file(tmp_path: Path) -> None:
         for c, name in enumerate(CLASSES):
             np.testing.assert_array_equal(tree[f"score_{name}_routed"][part.entry], part.routed[:, c])
             np.testing.assert_array_equal(tree[f"score_{name}_ensemble"][part.entry], part.ensemble[:, c])
+            np.testing.assert_array_equal(tree[f"spread_{name}"][part.entry], part.spread[:, c])
     outside = ~tree["selected"]
     assert outside.sum() == 8
     assert set(tree["fold"][outside]) == {-1}
@@ -52,9 +54,10 @@ def test_friend_is_aligned_with_its_file(tmp_path: Path) -> None:
     for name in CLASSES:
         for kind in ("routed", "ensemble"):
             assert np.isnan(tree[f"score_{name}_{kind}"][outside]).all()
+        assert np.isnan(tree[f"spread_{name}"][outside]).all()
 
 
-@pytest.mark.parametrize("kind", ["routed", "ensemble"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_read_friend(tmp_path: Path, kind: str) -> None:
     part = scores([0, 3])
     write_friend(tmp_path / "friend.root", 4, CLASSES, [part])
@@ -91,9 +94,9 @@ def test_score_chunk_gives_the_networks_their_inputs(tmp_path: Path, count: int)
     columns = write_chunk(tmp_path, numbers)
     seen = {}
 
-    def scorer(values: np.ndarray, present: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def scorer(values: np.ndarray, present: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, ...]:
         seen.update(values=values, present=present, folds=folds)
-        return values * 2, values * 3
+        return values * 2, values * 3, values * 4
 
     found = score_chunk(tmp_path / "events.parquet", columns, ("met", "pt"), scorer, folds=5, salt="0")
     absent = numbers % 3 == 0
@@ -107,3 +110,4 @@ def test_score_chunk_gives_the_networks_their_inputs(tmp_path: Path, count: int)
     np.testing.assert_array_equal(found.is_test, numbers % 4 == 0)
     np.testing.assert_array_equal(found.routed, seen["values"] * 2)
     np.testing.assert_array_equal(found.ensemble, seen["values"] * 3)
+    np.testing.assert_array_equal(found.spread, seen["values"] * 4)

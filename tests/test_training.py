@@ -123,6 +123,9 @@ def assert_equal(left: TrainedMember, right: TrainedMember) -> None:
     assert left.parameters.keys() == right.parameters.keys()
     for name, value in left.parameters.items():
         assert np.array_equal(value, right.parameters[name]), name
+    assert left.snapshots.keys() == right.snapshots.keys()
+    for epoch, parameters in left.snapshots.items():
+        assert all(np.array_equal(value, right.snapshots[epoch][name]) for name, value in parameters.items()), epoch
     assert left.transform.tables.keys() == right.transform.tables.keys()
     for name, table in left.transform.tables.items():
         assert np.array_equal(table, right.transform.tables[name], equal_nan=True), name
@@ -158,6 +161,7 @@ def differ(left: TrainedMember, right: TrainedMember) -> bool:
         (dataclasses.replace(TABM, connections="densely_connected"), dataclasses.replace(TRAINING, **REGULARISED)),
         (CONNECTED, dataclasses.replace(TRAINING, **REGULARISED, loss="binary_cross_entropy", precision="bf16")),
         (RESIDUAL, dataclasses.replace(TRAINING, **REGULARISED, sampling="weighted", window=1000, stop_gap=0.02)),
+        (MODEL, dataclasses.replace(PATIENT, snapshots=3)),
     ],
 )
 def test_alone_and_stacked_are_the_same_to_the_last_bit(model: ModelSettings, training: TrainingSettings) -> None:
@@ -273,6 +277,7 @@ def killed_after(epoch: int) -> Callable[[str], None]:
         (dataclasses.replace(MODEL, normalisation="batch"), dataclasses.replace(PATIENT, window=1000), 5),
         (TABM, dataclasses.replace(PATIENT, sampling="balanced"), 23),
         (CONNECTED, dataclasses.replace(STOPPED, **REGULARISED, loss="focal"), 6),
+        (MODEL, dataclasses.replace(PATIENT, snapshots=2), 7),
     ],
 )
 @pytest.mark.parametrize("epoch", [2, 3, 4])
@@ -333,6 +338,7 @@ def test_a_run_repeats_itself_and_members_differ() -> None:
         dataclasses.replace(TRAINING, sampling="balanced"),
         dataclasses.replace(TRAINING, window=1000),
         dataclasses.replace(TRAINING, stop_gap=0.01, stop_generalisation=1.0),
+        dataclasses.replace(TRAINING, snapshots=2),
         *(dataclasses.replace(TRAINING, loss=loss) for loss in get_args(Loss)),
         *(dataclasses.replace(TRAINING, **{name: value}) for name, value in REGULARISED.items()),
     ],
@@ -672,7 +678,7 @@ def assert_recordable(model: ModelSettings, training: TrainingSettings, events: 
         stack.begin(Place(0, 0, 0), window)
         assert stack.dropout is not None
         owners = [stack, stack.optimiser, stack.losses, stack.regularisers]
-        owners += [] if stack.average is None else [stack.average]
+        owners += [own for own in (stack.average, stack.diagnostics) if own is not None]
         if stack.heads is not None and stack.heads.regression is not None:
             owners += [stack.heads.regression, stack.heads.decorrelation]
             stack.heads.regression.levels = tuple(levels.to("meta") for levels in stack.heads.regression.levels)

@@ -4,6 +4,7 @@ from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.features import ComputeFeatures
 from workflow.tasks.folds import PrepareFolds
+from workflow.tasks.growth import LearningCurve, TrainCurve
 from workflow.tasks.inputs import ListInputs
 from workflow.tasks.plots import PlotResults
 from workflow.tasks.prune import Prune
@@ -18,6 +19,7 @@ __all__ = [
     "ComputeFeatures",
     "EvaluateEnsemble",
     "ExportEnsemble",
+    "LearningCurve",
     "ListInputs",
     "PlotResults",
     "PrepareFolds",
@@ -26,6 +28,7 @@ __all__ = [
     "ScoreEvents",
     "SelectEvents",
     "SimulateEvents",
+    "TrainCurve",
     "TrainFolds",
     "WriteStatistics",
 ]

@@ -120,7 +120,7 @@ def compare_onnx(path: Path, events: ScoredEvents, features: Sequence[str]) -> d
 
     values, present = events.table.matrix(features)
     found = run_onnx(path, values, present, events.fold.astype(np.int64))
-    expected = (events.outputs("routed"), events.outputs("ensemble"))
+    expected = [events.outputs(kind) for kind in ("routed", "ensemble", "spread")]
     gap = max(difference(theirs, ours) for theirs, ours in zip(found, expected, strict=True))
     if not gap < ONNX_TOLERANCE:
         raise RuntimeError(f"{path} differs from the scores of PyTorch by up to {gap}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
+from models.settings import Combination
 from workflow.base import Given, Made, Task
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.train import TrainFolds
@@ -18,10 +19,11 @@ ONNX_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class ExportSlice:
-    """What the file says of itself."""
+    """What the file says of itself, and how its networks are combined."""
 
     name: str
     signal: str
+    combination: Combination
 
 
 class ExportEnsemble(Task[ExportSlice]):
@@ -34,7 +36,7 @@ class ExportEnsemble(Task[ExportSlice]):
         return {"pool": PrepareFolds.req(self), "networks": TrainFolds.req(self, branches=())}
 
     def slice(self, config: Configuration) -> ExportSlice:
-        return ExportSlice(config.name, config.classes.signal)
+        return ExportSlice(config.name, config.classes.signal, config.training.combination)
 
     def files(self) -> Sequence[str]:
         return ("ensemble.onnx",)
@@ -46,7 +48,7 @@ class ExportEnsemble(Task[ExportSlice]):
         from analysis.pool import load_pool
         from models.export import check_onnx, export_onnx
 
-        ensemble = load_ensemble(given.made["networks"])
+        ensemble = load_ensemble(given.made["networks"], settings.combination)
         pool = load_pool(given.made["pool"].path("pool"))
         metadata = {"analysis": settings.name, "signal": settings.signal, "fingerprint": given.fingerprint}
         export_onnx(ensemble, out / "ensemble.onnx", metadata)
@@ -57,9 +59,9 @@ class ExportEnsemble(Task[ExportSlice]):
             raise RuntimeError(f"ensemble.onnx differs from PyTorch by up to {difference}")
 
 
-def load_ensemble(networks: Mapping[int, Made]) -> Any:
-    """Read the networks of all branches of `TrainFolds`."""
+def load_ensemble(networks: Mapping[int, Made], combination: Combination) -> Any:
+    """Read the networks of all branches of `TrainFolds`, their snapshots included."""
     from models.ensemble import Ensemble, load_member
 
     members = [load_member(branch.path("network.safetensors")) for branch in networks.values()]
-    return Ensemble(tuple(members))
+    return Ensemble(tuple(members), combination)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
+from models.settings import Combination
 from workflow.base import Given, Task
 from workflow.store import read_json, write_json
 from workflow.tasks.evaluate import EvaluateEnsemble, ScoredSlice, load_scored, regressed, require_scored
@@ -15,6 +16,7 @@ from workflow.tasks.export import load_ensemble
 from workflow.tasks.train import TrainFolds
 
 if TYPE_CHECKING:
+    from analysis.plots import Plot
     from analysis.regression import Regressed
     from analysis.splitting import Scheme
 
@@ -24,6 +26,7 @@ class PlotSlice:
     """What is drawn, and how."""
 
     scored: ScoredSlice
+    combination: Combination
     scheme: Scheme
     bins: int
     titles: dict[str, str]
@@ -56,6 +59,7 @@ class PlotResults(Task[PlotSlice]):
                 tuple(target.function for target in config.targets.values()),
             ),
             targets=regressed(config),
+            combination=config.training.combination,
             scheme=config.folds.scheme,
             bins=config.outputs.histogram.bins,
             titles={name: process.title for name, process in config.processes.items()},
@@ -75,12 +79,14 @@ class PlotResults(Task[PlotSlice]):
 
     @staticmethod
     def compute(settings: PlotSlice, given: Given, out: Path) -> None:
+        from analysis.drawing import network
         from analysis.plots import Appearance, PlotSettings, Scores, Variable, groups, make_plots
+        from analysis.training_plots import layers_over_epochs, spread_plot
 
         s = settings
         scores = s.scored.scores
         evaluation = read_json(given.made["evaluation"].path("evaluation.json"))
-        ensemble = load_ensemble(given.made["networks"])
+        ensemble = load_ensemble(given.made["networks"], s.combination)
         events, scales = load_scored(given.made, s.scored)
         processes, classes = groups(Appearance(s.titles, s.colors, scores.collision, s.classes, scores.signal))
 
@@ -98,28 +104,51 @@ class PlotResults(Task[PlotSlice]):
             blind_above=s.blind_above,
             luminosity=s.luminosity,
         )
+        histories = [
+            history(member) | {"snapshots": snapshots_of(member, ensemble.members)}
+            for member in ensemble.members
+            if not member.snapshot
+        ]
         plots = make_plots(
             plot_settings,
             events.table,
             Scores(events.ensemble, network_scores(ensemble, events, scores.signal), events.fold),
             test_scale={name: scale or 0.0 for name, scale in scales.test.items()},
             metrics=evaluation["metrics"],
-            histories=[history(member) for member in ensemble.members],
+            histories=histories,
             categories={name: c["auc"]["weighted"] for name, c in evaluation["categories"].items()},
         )
         plots += [
             regression_plot(name, s.targets, variables([target.function])[0], events, scales)
             for name, target in s.targets.items()
         ]
-        folder = out / "plots"
-        folder.mkdir()
-        for plot in plots:
-            (folder / f"{plot.name}.png").write_bytes(plot.png())
-            write_json(folder / f"{plot.name}.json", plot.numbers)
-        write_json(
-            folder / "index.json",
-            [{"name": p.name, "section": p.section, "title": p.title, "caption": p.caption} for p in plots],
-        )
+        layers = layers_of(ensemble.members[0])
+        test, signal = (events.table.label >= 0) & events.table.is_test, plot_settings.signal
+        over_epochs = layers_over_epochs(histories, [layer["name"] for layer in layers])
+        plots += [] if over_epochs is None else [over_epochs]
+        plots += [
+            network(layers),
+            spread_plot(
+                events.ensemble[test, signal],
+                events.spread[test, signal],
+                events.table.label[test] == signal,
+                events.table.weight[test],
+                networks=len(ensemble.members),
+            ),
+        ]
+        write_plots(plots, out / "plots")
+
+
+def write_plots(plots: Sequence[Plot], folder: Path) -> None:
+    """Write plots as pictures and numbers, with an index."""
+    folder.mkdir()
+    for plot in plots:
+        (folder / f"{plot.name}.png").write_bytes(plot.png())
+        write_json(folder / f"{plot.name}.json", plot.numbers)
+    write_json(
+        folder / "index.json",
+        [{"name": p.name, "section": p.section, "title": p.title, "caption": p.caption} for p in plots],
+    )
 
 
 def regression_plot(name: str, targets: Mapping[str, Regressed], variable: Any, events: Any, scales: Any) -> Any:
@@ -142,14 +171,37 @@ def regression_plot(name: str, targets: Mapping[str, Regressed], variable: Any, 
 
 
 def network_scores(ensemble: Any, events: Any, signal: str) -> Any:
-    """The signal score of the network of each fold (mean over its members) for all events: float32 [K, N]."""
+    """The signal score of the networks of each fold together for all events: float32 [K, N]."""
     import numpy as np
 
-    from models.ensemble import predict
+    from models.ensemble import predict, routed
 
     values, present = events.table.matrix(ensemble.signature.features)
-    scores = predict(ensemble, values, present)[:, :, ensemble.signature.classes.index(signal)]
-    return np.stack([scores[ensemble.folds == fold].mean(axis=0) for fold in np.unique(ensemble.folds)])
+    probabilities = predict(ensemble, values, present)
+    chosen = ensemble.signature.classes.index(signal)
+    ways = (ensemble.combination, ensemble.shares)
+    return np.stack(
+        [
+            routed(probabilities, ensemble.folds, np.full(len(values), fold), *ways)[:, chosen]
+            for fold in np.unique(ensemble.folds)
+        ]
+    )
+
+
+def layers_of(member: Any) -> list[dict[str, Any]]:
+    """The layers of a network as they are drawn, each with the number of its trained parameters."""
+    from models.networks import Classifier
+
+    classifier = Classifier(member.model, member.signature)
+    sizes = {parameter.name: parameter.size for parameter in classifier.parameters if parameter.trained}
+    return [
+        {**asdict(layer), "count": sum(sizes.get(name, 0) for name in layer.parameters)} for layer in classifier.layers
+    ]
+
+
+def snapshots_of(member: Any, networks: Sequence[Any]) -> list[int]:
+    """The epochs of the snapshots of a member's training among all networks."""
+    return [n.best_epoch for n in networks if n.snapshot and (n.fold, n.index) == (member.fold, member.index)]
 
 
 def history(member: Any) -> dict[str, Any]:
@@ -162,4 +214,5 @@ def history(member: Any) -> dict[str, Any]:
         "validation_loss": list(member.history.validation_loss),
         "learning_rate": list(member.history.learning_rate),
         "best_epoch": member.best_epoch,
+        "diagnostics": member.history.diagnostics,
     }

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from workflow.pruning import note_publication
 from workflow.store import read_json, results_folder, write_json
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
+from workflow.tasks.growth import LearningCurve
 from workflow.tasks.plots import PlotResults
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.statistics import WriteStatistics
@@ -53,7 +55,9 @@ class Report(Task[ReportSlice]):
     exclude_index = False
 
     def requires(self) -> Any:
+        shown = {"learning_curve": self.learning_curve} if self.learning_curve else {}
         return {
+            **shown,
             **require_events(self, tuple(self.plan.config.data.datasets), ()),
             "export": ExportEnsemble.req(self),
             "scores": ScoreEvents.req(self, branch=-1),
@@ -61,6 +65,12 @@ class Report(Task[ReportSlice]):
             "statistics": WriteStatistics.req(self),
             "plots": PlotResults.req(self),
         }
+
+    @cached_property
+    def learning_curve(self) -> LearningCurve | None:
+        """That of this analysis, if it was asked for and has been made: a report shows it, but never makes it."""
+        curve = LearningCurve.req(self)
+        return curve if curve.standing() else None
 
     def slice(self, config: Configuration) -> ReportSlice:
         return ReportSlice(config, self.plan.skipped)
@@ -71,7 +81,8 @@ class Report(Task[ReportSlice]):
         return {"templates": templates, "files": [(file.dataset, file.key, file.identity) for file in self.plan.files]}
 
     def files(self) -> Sequence[str]:
-        linked = ("ensemble.onnx", "histograms.json", "workspace.json", "plots/", "scores/")
+        linked = ["ensemble.onnx", "histograms.json", "workspace.json", "plots/", "scores/"]
+        linked += ["learning_curve.json"] if self.learning_curve else []
         return ("report.html", "summary.json", "table.txt", "run.json", *linked)
 
     @staticmethod
@@ -89,7 +100,8 @@ class Report(Task[ReportSlice]):
             (out / name).symlink_to(os.path.relpath(target, given.own.path(name).parent))
         table_settings = TableSettings.of(config, tuple(config.processes), ())
         cutflows = load_cutflows(given.made, table_settings, Sums.of(config, config.data.datasets))
-        content = report_content(config, summary, run, cutflows, given.made["plots"].path("plots"))
+        folders = [given.made[name].path("plots") for name in ("plots", "learning_curve") if name in given.made]
+        content = report_content(config, summary, run, cutflows, folders)
         (out / "report.html").write_text(render(content))
 
     def run(self) -> None:
@@ -174,6 +186,8 @@ def links_of(made: Mapping[str, Any]) -> dict[str, Path]:
         "workspace.json": made["statistics"].path("workspace.json"),
         "plots": made["plots"].path("plots"),
     }
+    if "learning_curve" in made:
+        links["learning_curve.json"] = made["learning_curve"].path("learning_curve.json")
     keys = Counter(scores.about.key for scores in made["scores"].values())
     for scores in made["scores"].values():
         file = scores.about
@@ -183,7 +197,11 @@ def links_of(made: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def report_content(
-    config: Configuration, summary: dict[str, Any], run: dict[str, Any], cutflows: dict[str, Any], plots: Path
+    config: Configuration,
+    summary: dict[str, Any],
+    run: dict[str, Any],
+    cutflows: dict[str, Any],
+    plots: Sequence[Path],
 ) -> Any:
     """Gather what the page shows."""
     import yaml
@@ -201,10 +219,11 @@ def report_content(
                 plot["name"],
                 plot["title"],
                 plot["caption"],
-                plots / f"{plot['name']}.png",
+                folder / f"{plot['name']}.png",
                 plot["section"],
             )
-            for plot in read_json(plots / "index.json")
+            for folder in plots
+            for plot in read_json(folder / "index.json")
         ],
         configuration=yaml.safe_dump(canonical(config), sort_keys=False, allow_unicode=True),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
+from models.settings import Combination
 from workflow.base import Given, branch_of, branches_of
 from workflow.tasks.branches import FileWorkflow
 from workflow.tasks.export import load_ensemble
@@ -24,6 +25,7 @@ class ScoreSlice:
     entries: int
     folds: int
     salt: str
+    combination: Combination
 
 
 class ScoreEvents(FileWorkflow[ScoreSlice]):
@@ -58,7 +60,9 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
         return int(self.branch_data.entries)
 
     def slice(self, config: Configuration) -> ScoreSlice:
-        return ScoreSlice(self.branch_data.entries, config.folds.count, str(config.folds.salt))
+        return ScoreSlice(
+            self.branch_data.entries, config.folds.count, str(config.folds.salt), config.training.combination
+        )
 
     def files(self) -> Sequence[str]:
         return ("friend.root",)
@@ -66,12 +70,12 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
     @staticmethod
     def compute(settings: ScoreSlice, given: Given, out: Path) -> None:
         from analysis.friends import score_chunk, write_friend
-        from models.ensemble import combine, predict
+        from models.ensemble import score
 
-        ensemble = load_ensemble(given.made["networks"])
+        ensemble = load_ensemble(given.made["networks"], settings.combination)
 
         def scores(values: Any, present: Any, folds: Any) -> Any:
-            return combine(predict(ensemble, values, present), ensemble.folds, folds)
+            return score(ensemble, values, present, folds)
 
         parts = [
             score_chunk(

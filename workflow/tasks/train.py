@@ -24,8 +24,10 @@ from workflow.store import atomic_write
 from workflow.tasks.folds import PrepareFolds
 
 if TYPE_CHECKING:
+    from analysis.pool import Pool
     from analysis.splitting import Scheme
     from models.checkpoint import Checkpoint
+    from models.events import TrainingEvents
     from models.members import TrainedMember
 
 
@@ -84,7 +86,7 @@ class TrainFolds(Workflow[TrainSlice]):
             scheme=config.folds.scheme,
             seed=config.seed,
             model=config.model,
-            training=_of_one_network(config.training),
+            training=of_one_network(config.training),
             targets=dict(config.targets),
             soft_labels=config.soft_labels,
             signal=config.classes.signal if config.training.decorrelated else None,
@@ -188,25 +190,11 @@ def save_network(network: TrainedMember, out: Path) -> None:
 def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = None) -> list[TrainedMember]:
     """Train the networks of several branches, which require the same, as one stack."""
     from analysis.pool import load_pool
-    from models.events import TrainingEvents
     from models.members import MemberPlan, TrainingDiverged
-    from models.preprocessing import Signature, Target
     from models.training import best_device, train
 
-    pool, first = load_pool(given.made["pool"].path("pool")), slices[0]
-    targets = tuple(Target(name, target) for name, target in first.targets.items())
-    events = TrainingEvents(
-        signature=Signature(pool.features, pool.objects, pool.classes, targets),
-        values=pool.values,
-        present=pool.present,
-        labels=pool.labels,
-        weights=pool.weights,
-        identity=pool.identity,
-        extra=pool.extra if pool.extra_names else None,
-        extra_names=pool.extra_names,
-        soft_labels=first.soft_labels,
-        signal=None if first.signal is None else pool.classes.index(first.signal),
-    )
+    pool = load_pool(given.made["pool"].path("pool"))
+    events = training_events(pool, slices[0])
     plans = [
         MemberPlan(s.fold, s.member, *pool.uses(s.fold, s.folds, s.scheme), s.model, s.training, s.seed) for s in slices
     ]
@@ -221,7 +209,27 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
         raise UserError(str(error)) from error
 
 
-def _of_one_network(training: TrainingSettings) -> TrainingSettings:
-    """Training settings as one network sees them: how many there are and what is only judged is no business of it."""
+def training_events(pool: Pool, settings: TrainSlice) -> TrainingEvents:
+    """The pool as the training sees it."""
+    from models.events import TrainingEvents
+    from models.preprocessing import Signature, Target
+
+    targets = tuple(Target(name, target) for name, target in settings.targets.items())
+    return TrainingEvents(
+        signature=Signature(pool.features, pool.objects, pool.classes, targets),
+        values=pool.values,
+        present=pool.present,
+        labels=pool.labels,
+        weights=pool.weights,
+        identity=pool.identity,
+        extra=pool.extra if pool.extra_names else None,
+        extra_names=pool.extra_names,
+        soft_labels=settings.soft_labels,
+        signal=None if settings.signal is None else pool.classes.index(settings.signal),
+    )
+
+
+def of_one_network(training: TrainingSettings) -> TrainingSettings:
+    """Training settings as one network sees them: how many there are, how they are combined, what is only judged."""
     strengths = {name: training.decorrelation[name] for name in training.decorrelated}
-    return replace(training, members=1, decorrelation=strengths)
+    return replace(training, members=1, combination="mean", decorrelation=strengths)
