@@ -88,8 +88,8 @@ class ScoredEvents:
     def take(self, rows: npt.NDArray[Any]) -> ScoredEvents:
         """Some rows (bool mask or positions)."""
         predicted = {kind: outputs[rows] for kind, outputs in self.predicted.items()}
-        scores = (getattr(self, kind)[rows] for kind in KINDS)
-        return ScoredEvents(self.table.take(rows), self.fold[rows], *scores, predicted)
+        scores: dict[str, npt.NDArray[np.float32]] = {kind: getattr(self, kind)[rows] for kind in KINDS}
+        return ScoredEvents(self.table.take(rows), self.fold[rows], predicted=predicted, **scores)
 
     def outputs(self, kind: str) -> npt.NDArray[np.float32]:
         """Scores of one of `KINDS`, then outputs of the targets, [N, C + R]."""
@@ -129,9 +129,9 @@ def attach_scores(
         if not np.all(np.isfinite(joined)):
             raise ValueError(f"{int(np.sum(~np.isfinite(joined[:, 0])))} selected events have no {kind} score")
         scores[kind] = joined
-    own = (scores[kind][:, : len(classes)] for kind in KINDS)
+    own = {kind: found[:, : len(classes)] for kind, found in scores.items()}
     predicted = {kind: found[:, len(classes) :] for kind, found in scores.items()} if targets else {}
-    return ScoredEvents(table, fold_of(table.identity, folds, salt), *own, predicted)
+    return ScoredEvents(table, fold_of(table.identity, folds, salt), predicted=predicted, **own)
 
 
 @dataclass(frozen=True)
