@@ -31,7 +31,7 @@ def test_units_are_flat_where_their_slope_is_small(name: Activation) -> None:
     assert torch.equal(flat[~near], (slope.abs() <= FLAT * (1 + 1e-6))[~near])
 
 
-@pytest.mark.parametrize("model", [MODEL, TABM, dataclasses.replace(MODEL, normalisation="batch")], ids=str)
+@pytest.mark.parametrize("model", [MODEL, TABM, dataclasses.replace(MODEL, normalisation="batch")], ids=["dense", "tabm", "batch"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_dead_units_and_saturation_over_the_validation_events(model: ModelSettings, activation: Activation) -> None:
     """Against the counts that a plain pass over the validation events gives, for each member by itself."""
@@ -52,7 +52,7 @@ def test_dead_units_and_saturation_over_the_validation_events(model: ModelSettin
             seen: dict[str, torch.Tensor] = {}
             stack.classifier.network.watch = seen.__setitem__
             own = {name: view[member : member + 1] for name, view in views.items()}
-            statistics = (stack.statistics[0][member : member + 1], stack.statistics[1][member : member + 1])
+            statistics = {name: table[member : member + 1] for name, table in stack.statistics.items()}
             values, present = (torch.from_numpy(x[rows])[None] for x in (events.values, events.present))
             stack.classifier.logits(own, statistics, values, present)
             stack.classifier.network.watch = None
