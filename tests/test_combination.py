@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -16,15 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
-from models.combination import combined, spread
+from models.combination import combined, predicted, spread
 from models.ensemble import Ensemble, combine, load_member, predict, routed, save_member, score
 from models.export import check_onnx, export_onnx
 from models.losses import probabilities
 from models.members import History, TrainedMember
-from models.settings import Combination, ModelSettings, TrainingSettings
+from models.preprocessing import Target
+from models.settings import Combination, ModelSettings, TargetSettings, TrainingSettings
 from models.training import train
 from tests.test_export import make_ensemble, make_inputs, make_member
 from tests.test_training import MODEL, TRAINING, assert_equal, differ, make_events, make_plans
+from workflow.tasks.plots import network_scores
 
 Doubles = npt.NDArray[np.float64]
 
@@ -63,6 +66,34 @@ def test_each_way_is_what_its_formula_says(how: Combination, networks: int) -> N
     assert found.sum(axis=1) == pytest.approx(1, abs=1e-6)
     if networks == 1:
         assert found == pytest.approx(p[0].astype(np.float64), abs=1e-6)
+
+
+@pytest.mark.parametrize("how", get_args(Combination))
+def test_outputs_of_targets_are_no_probabilities(how: Combination) -> None:
+    """The probabilities stay as they are without targets; of the targets it is the mean or the median of each."""
+    p, losses = drawn(4), np.linspace(-0.3, 0.9, 4)
+    outputs = np.random.default_rng(3).normal(100, 20, (4, 200, 2)).astype(np.float32)
+    both = torch.from_numpy(np.concatenate([p, outputs], axis=2))
+    found = predicted(both, 3, how, torch.from_numpy(np.exp(-losses))).numpy()
+    expected = {"median": np.median(outputs, axis=0), "weighted": np.average(outputs, axis=0, weights=np.exp(-losses))}
+    assert found[:, :3] == pytest.approx(reference(p, how, losses), abs=1e-12)
+    assert found[:, 3:] == pytest.approx(expected.get(how, outputs.mean(axis=0)), rel=1e-6)
+
+
+def test_scores_of_each_fold_with_targets() -> None:
+    """Those that the plots show are the routed ones, also where the networks have other outputs."""
+    events = make_events(300)
+    targets = (Target("mass", TargetSettings("mass")),)
+    signature = dataclasses.replace(events.signature, targets=targets)
+    extra = np.random.default_rng(1).normal(100, 20, (300, 1)).astype(np.float32)
+    own = dataclasses.replace(events, signature=signature, extra=extra, extra_names=("mass",))
+    ensemble = Ensemble(tuple(train(own, make_plans(300)[:2])), "logits")
+    folds = np.arange(300, dtype=np.int64) % 2
+    expected, _, _ = score(ensemble, events.values, events.present, ensemble.folds[folds])
+    table = SimpleNamespace(matrix=lambda _: (events.values, events.present))
+    signal = signature.classes[1]
+    found = network_scores(ensemble, SimpleNamespace(table=table), signal)
+    assert np.array_equal(found[folds, np.arange(300)], expected[:, 1])
 
 
 def test_logits_of_one_softmax_are_averaged() -> None:

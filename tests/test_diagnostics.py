@@ -31,7 +31,9 @@ def test_units_are_flat_where_their_slope_is_small(name: Activation) -> None:
     assert torch.equal(flat[~near], (slope.abs() <= FLAT * (1 + 1e-6))[~near])
 
 
-@pytest.mark.parametrize("model", [MODEL, TABM, dataclasses.replace(MODEL, normalisation="batch")], ids=["dense", "tabm", "batch"])
+@pytest.mark.parametrize(
+    "model", [MODEL, TABM, dataclasses.replace(MODEL, normalisation="batch")], ids=["dense", "tabm", "batch"]
+)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_dead_units_and_saturation_over_the_validation_events(model: ModelSettings, activation: Activation) -> None:
     """Against the counts that a plain pass over the validation events gives, for each member by itself."""

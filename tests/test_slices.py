@@ -24,8 +24,8 @@ from workflow.tasks import Report, SelectEvents
 STEPS = [getattr(workflow.tasks, name) for name in workflow.tasks.__all__]
 STEPS = [step for step in STEPS if issubclass(step, Task)]
 
-# Every network is one of so many, and none knows how many: the slice holds 1 always.
-CONSTANT = {"TrainingSettings.members"}
+# Every network is one of so many, and none knows how many or how they are combined: a slice holds 1 and "mean" always.
+CONSTANT = {"TrainingSettings.members", "TrainingSettings.combination"}
 
 IDLE = {name for choices in CONSTANTS.values() for own in choices.values() for name in own} - {
     *CONSTANTS["optimiser"]["adamw"]

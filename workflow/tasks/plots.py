@@ -177,7 +177,7 @@ def network_scores(ensemble: Any, events: Any, signal: str) -> Any:
     from models.ensemble import predict, routed
 
     values, present = events.table.matrix(ensemble.signature.features)
-    probabilities = predict(ensemble, values, present)
+    probabilities = predict(ensemble, values, present)[:, :, : len(ensemble.signature.classes)]
     chosen = ensemble.signature.classes.index(signal)
     ways = (ensemble.combination, ensemble.shares)
     return np.stack(
