@@ -99,7 +99,7 @@ class TestFiles:
         from safetensors.numpy import save_file
 
         save_file({"x": np.zeros(1)}, path)
-        with pytest.raises(ValueError, match="has format None; expected format 4"):
+        with pytest.raises(ValueError, match="has format None; expected format 5"):
             load_member(path)
 
     def test_an_ensemble_is_ordered_and_of_one_kind(self) -> None:
