@@ -65,6 +65,7 @@ READERS: dict[str, set[str]] = {
     "folds.minimum": {FOLDS},
     "model.*": {TRAIN},
     "training.members": {TRAIN},
+    "training.combination": {EXPORT, SCORE, PLOT},
     "training.*": {TRAIN},
     "outputs.histogram.bins": SCORED,
     "outputs.replicas": {EVALUATE},
@@ -113,6 +114,7 @@ VALUES: dict[str, Any] = {
     "training.epsilon": 1e-6,
     "training.warm_up": 1.0,
     "training.averaging": "ema",
+    "training.combination": "median",
 }
 
 # Leaves that can't change alone (a process needs its cross section), or that have one value so far.
