@@ -115,6 +115,10 @@ VALUES: dict[str, Any] = {
     "training.epsilon": 1e-6,
     "training.warm_up": 1.0,
     "training.averaging": "ema",
+    "model.inputs.default": "robust",
+    "model.inputs.features": {"met": "log"},
+    "model.embedding": "periodic",
+    "training.augmentation": {"reflection_z": True, "longitudinal": ["lepton1_eta"]},
     "training.combination": "median",
     "training.pruning": "magnitude",
     "tuning.space": {"training.patience": {"low": 2, "high": 9}},
@@ -122,8 +126,12 @@ VALUES: dict[str, Any] = {
     "tuning.pruner": "none",
 }
 
-# Leaves that can't change alone (a process needs its cross section), or that have one value so far.
+# Leaves that can't change alone (a process needs its cross section), that have one value so far, or that bring in
+# further functions and steps (tests/test_targets.py).
 FIXED = (
+    "targets",
+    "classes.soft_labels",
+    "training.decorrelation",
     "data.datasets.*.files",
     "data.datasets.*.collision",
     "data.generated.histogram",
