@@ -344,6 +344,20 @@ class Configuration(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_fit(self) -> Configuration:
+        for name in self.training.flatten:
+            if name not in (*self.feature_names, *self.spectators):
+                hint = nearest(name, (*self.feature_names, *self.spectators))
+                raise ValueError(
+                    f"key training.flatten names {name!r}, which is neither in features nor in spectators. {hint}"
+                )
+        try:
+            self.training.check_classes(self.class_names)
+        except ValueError as error:
+            raise ValueError(f"key training.{error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _datasets_fit(self) -> Configuration:
         generators: dict[str, str] = {}
         for name, dataset in self.data.datasets.items():
@@ -430,7 +444,8 @@ class Configuration(Section):
         """What training needs of simulated events beside their features: functions, each once."""
         functions = [target.function for target in self.targets.values()]
         soft = [name for name in self.soft_labels if name is not None]
-        return tuple(dict.fromkeys([*functions, *soft, *self.training.decorrelated]))
+        flattened = [name for name in self.training.flatten if name in self.spectators]
+        return tuple(dict.fromkeys([*functions, *soft, *self.training.decorrelated, *flattened]))
 
     @property
     def truth(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from analysis.table import EventTable, TableSettings
 from analysis.weights import effective_number
 
 _CLOSE = 1e-3  # how exactly soft labels sum to one
-ARRAYS = ("values", "present", "labels", "weights", "identity", "folds", "extra")
+ARRAYS = ("values", "present", "labels", "weights", "identity", "folds", "process", "extra")
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ class Pool:
         objects: The object of each of them.
         dropped: Names of the features that no event has.
         classes: Names of the classes.
+        processes: Names of the processes.
         values: float32 [N, F]; 0 where absent.
         present: bool [N, F].
         labels: int64 [N], index of the class.
         weights: float64 [N], signed physics weights.
         identity: uint64 [N].
         folds: int16 [N].
+        process: int16 [N], index of the process.
         extra: float32 [N, E], NaN where absent: what only losses and weights know of an event.
         extra_names: Names of these columns.
         statistics: For each network: its folds and, per class, events, n_eff and Σw in training and stopping.
@@ -74,12 +76,14 @@ class Pool:
     objects: tuple[str, ...]
     dropped: tuple[str, ...]
     classes: tuple[str, ...]
+    processes: tuple[str, ...]
     values: npt.NDArray[np.float32]
     present: npt.NDArray[np.bool_]
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
     identity: npt.NDArray[np.uint64]
     folds: npt.NDArray[np.int16]
+    process: npt.NDArray[np.int16]
     extra: npt.NDArray[np.float32]
     extra_names: tuple[str, ...]
     statistics: Sequence[Mapping[str, Any]]
@@ -122,12 +126,14 @@ def prepare(table: EventTable, settings: PoolSettings) -> Pool:
         objects=tuple(o for o, k in zip(settings.objects, kept, strict=True) if k),
         dropped=tuple(str(n) for n in names[~kept]),
         classes=settings.classes,
+        processes=settings.table.processes,
         values=np.ascontiguousarray(values[:, kept], dtype=np.float32),
         present=np.ascontiguousarray(present[:, kept]),
         labels=labels,
         weights=chosen.weight,
         identity=chosen.identity,
         folds=folds,
+        process=chosen.process,
         extra=_extra(chosen, folds, settings),
         extra_names=settings.table.truth,
         statistics=[_statistics(n, labels, chosen.weight, folds, settings) for n in range(settings.count)],
@@ -234,6 +240,7 @@ def save_pool(pool: Pool, folder: Path) -> None:
         "objects": pool.objects,
         "dropped": pool.dropped,
         "classes": pool.classes,
+        "processes": pool.processes,
         "extra": pool.extra_names,
         "events": len(pool.labels),
         "statistics": list(pool.statistics),
@@ -250,6 +257,7 @@ def load_pool(folder: Path) -> Pool:
         objects=tuple(description["objects"]),
         dropped=tuple(description["dropped"]),
         classes=tuple(description["classes"]),
+        processes=tuple(description["processes"]),
         extra_names=tuple(description["extra"]),
         statistics=description["statistics"],
         **arrays,

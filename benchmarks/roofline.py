@@ -50,7 +50,8 @@ from models.networks import Classifier
 from models.replay import Replay
 from models.settings import ModelSettings, Precision
 from models.stack import Stack, precision_on
-from models.training import _take_step, best_device, single_threaded, train
+from models.threads import single_threaded
+from models.training import _take_step, best_device, train
 
 NETWORKS = {
     "3 x 256": ModelSettings(hidden=(256,) * 3, dropout=0),

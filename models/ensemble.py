@@ -20,11 +20,12 @@ from models.members import History, TrainedMember
 from models.networks import Classifier
 from models.preprocessing import Signature, Target
 from models.settings import Augmentation, Combination, InputSettings, ModelSettings, TargetSettings, TrainingSettings
-from models.training import single_threaded
+from models.threads import single_threaded
 from models.transforms import Transform, stack_transforms
 
-FORMAT = 5
+FORMAT = 6
 """Version of the file format; a file of another version is refused."""
+_RATIOS = "refinement.ratios"
 BLOCK = 1024
 """Events that are predicted at once. Blocks are padded: the shape decides how products are summed."""
 
@@ -122,14 +123,17 @@ def save_member(path: str | Path, member: TrainedMember) -> None:
     for epoch, parameters in member.snapshots.items():
         tensors |= {f"snapshot{epoch}.{name}": value for name, value in parameters.items()}
     tensors |= {f"transform.{name}": table for name, table in member.transform.tables.items()}
+    if member.ratios is not None:
+        tensors[_RATIOS] = member.ratios
     save_file(tensors, path, metadata={"eventfold": json.dumps(description, sort_keys=True)})
 
 
-def load_member(path: str | Path) -> TrainedMember:
+def load_member(path: str | Path, *, ratios: bool = False) -> TrainedMember:
     """Read a member.
 
     Args:
         path: A file that `save_member` wrote.
+        ratios: Whether to read the mean signs too, one for each event of the pool; scores need none of them.
 
     Returns:
         The member, equal to the one written.
@@ -142,7 +146,7 @@ def load_member(path: str | Path) -> TrainedMember:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys() if ratios or name != _RATIOS}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a file of parameters, or is damaged: {error}.") from error
     description = json.loads(metadata.get("eventfold", "{}"))
@@ -170,6 +174,7 @@ def load_member(path: str | Path) -> TrainedMember:
         best_epoch=description["best_epoch"],
         events=(description["events"][0], description["events"][1]),
         snapshots={epoch: named(f"snapshot{epoch}.") for epoch in description["snapshots"]},
+        ratios=tensors.get(_RATIOS),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,12 @@ Mask = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
 
 
+def drawn(count: npt.ArrayLike, share: npt.ArrayLike) -> Counts:
+    """So many events are a share of a number of them: rounded up."""
+    numbers: Counts = np.ceil(np.asarray(count) * np.asarray(share) - 1e-9).astype(np.int64)
+    return numbers
+
+
 @dataclass(frozen=True)
 class TrainingEvents:
     """The events that all networks choose from; arrays may be maps of files that are larger than memory.
@@ -40,11 +46,13 @@ class TrainingEvents:
         labels: int64 ``[N]``: positions in ``signature.classes``.
         weights: float64 ``[N]``: physics weights, signed.
         identity: uint64 ``[N]``, ascending: a hash of each event's identity, from which the batch order follows.
-        extra: float32 ``[N, E]``, NaN where there is none: what only the loss knows of an event.
+        extra: float32 ``[N, E]``, NaN where there is none: what only losses and weights know of an event.
         extra_names: Of these columns.
         soft_labels: For each class the column of its probability; ``None`` for one class at most, which has the rest.
             Empty: labels are hard.
         signal: Position of the signal class, which decorrelation needs.
+        processes: int64 ``[N]``: the process of each event, where its training weight depends on it.
+        process_names: The names that ``processes`` count, for messages.
     """
 
     signature: Signature
@@ -57,6 +65,8 @@ class TrainingEvents:
     extra_names: tuple[str, ...] = ()
     soft_labels: tuple[str | None, ...] = ()
     signal: int | None = None
+    processes: npt.NDArray[np.int64] | None = None
+    process_names: tuple[str, ...] = ()
 
     def further(self, names: Sequence[str]) -> npt.NDArray[np.float32]:
         """Some of the extra columns, ``[N, len(names)]``."""
@@ -83,17 +93,21 @@ class Table:
     values: Tensor  # (n, F); absent entries hold anything
     present: Tensor  # (n, F)
     labels: Tensor  # (n,)
-    weights: Tensor  # (n,) float64
+    weights: Tensor  # (n,) float64, or (M, n) where each member has its own
     identity: Tensor  # (n,) int64
     extra: Tensor  # (n, E); NaN where there is none
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return values and presence ``[M, B, F]``, labels and weights ``[M, B]`` of rows ``[M, B]``."""
         places = torch.where(rows < 0, ~rows, rows).flatten()  # (M·B,)
-        columns = (self.values, self.present, self.labels, self.weights)
-        values, present, labels, weights = (
-            column.index_select(0, places).view(*rows.shape, *column.shape[1:]) for column in columns
+        values, present, labels = (
+            column.index_select(0, places).view(*rows.shape, *column.shape[1:])
+            for column in (self.values, self.present, self.labels)
         )
+        if self.weights.dim() == 1:
+            weights = self.weights.index_select(0, places).view(rows.shape)
+        else:
+            weights = self.weights.gather(1, places.view(rows.shape))
         real = rows >= 0  # (M, B)
         # What pads may be an event that no network uses, with anything in it.
         return values, present & real.unsqueeze(-1), labels * real, torch.where(real, weights, 0.0)
@@ -103,6 +117,10 @@ class Table:
         places = torch.where(rows < 0, ~rows, rows).flatten()  # (M·B,)
         extra = self.extra.index_select(0, places).view(*rows.shape, -1)  # (M, B, E)
         return torch.where((rows < 0).unsqueeze(-1), math.nan, extra)
+
+    def select(self, keep: Tensor) -> Table:
+        """Keep only the weights of the members at these positions, int64 ``[M']``."""
+        return self if self.weights.dim() == 1 else replace(self, weights=self.weights[keep])
 
 
 @dataclass(frozen=True)
@@ -124,7 +142,7 @@ class Window:
     def select(self, keep: Tensor) -> Window:
         """Keep only the members at these positions, int64 ``[M']``."""
         groups = tuple(group[keep] for group in self.groups)
-        return Window(self.table, groups, self.counts[keep.cpu().numpy()], self.validation[keep])
+        return Window(self.table.select(keep), groups, self.counts[keep.cpu().numpy()], self.validation[keep])
 
 
 class Windows:
@@ -140,6 +158,8 @@ class Windows:
         by_class: bool,
         rows: int,
         device: str,
+        weights: npt.NDArray[np.float64] | None = None,
+        shares: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """Lay out the parts.
 
@@ -151,8 +171,10 @@ class Windows:
             by_class: Whether to group the rows to train on by class.
             rows: Lists of rows to stop on are padded to a multiple of so many.
             device: torch's name of the device.
+            weights: Weights of the events for each member, ``[M, N]``; ``None`` for those of the events.
+            shares: The share of each class's events that an epoch holds, ``[M, C]``; ``None`` for all.
         """
-        self._events, self._columns = events, events.columns()
+        self._events, self._columns, self._weights = events, events.columns(), weights
         self._training, self._validation = list(training), list(validation)
         self._by_class, self._rows, self._device = by_class, rows, torch.device(device)
         count = len(events.labels)
@@ -160,6 +182,8 @@ class Windows:
         if size is None or size >= count:
             edges = np.array([0, count])
             table = Table(*(torch.from_numpy(column).to(device) for column in self._columns))
+            if weights is not None:
+                table = replace(table, weights=torch.from_numpy(weights).to(device))
             self.whole = self._window(table, [(0, count)])
         else:
             edges = np.linspace(0, count, -(-count // (size // PARTS)) + 1).astype(np.int64)
@@ -168,16 +192,21 @@ class Windows:
             cuda = self._device.type == "cuda"
             self._side = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
         self._parts = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-        self._counts = np.array([[np.count_nonzero(use[a:b]) for a, b in self._parts] for use in training])  # (M, p)
+        self._shares = np.ones((len(training), 1)) if shares is None else shares  # (M, G)
+        self._counts = np.array([self._count(use) for use in training])  # (M, p, G)
 
     def select(self, keep: Tensor) -> None:
         """Keep only the members at these positions, int64 ``[M']``."""
         positions = keep.tolist()
         self._training = [self._training[position] for position in positions]
         self._validation = [self._validation[position] for position in positions]
-        self._counts = self._counts[positions]
+        self._counts, self._shares = self._counts[positions], self._shares[positions]
+        if self._weights is not None:
+            self._weights = self._weights[positions]
         if self.whole is not None:
             self.whole = self.whole.select(keep)
+        else:
+            self._slots = [slot.select(keep) for slot in self._slots]
 
     def order(self, epoch: int) -> list[list[int]]:
         """The parts of each window of an epoch; they follow from the epoch alone."""
@@ -186,8 +215,15 @@ class Windows:
 
     def steps(self, epoch: int, batch_size: int) -> Counts:
         """The number of each member's batches in each window of an epoch, ``[W, M]``."""
-        own = np.array([self._counts[:, parts].sum(axis=1) for parts in self.order(epoch)])  # (W, M)
-        return -(-own // batch_size)
+        own = np.array([self._counts[:, parts].sum(axis=1) for parts in self.order(epoch)])  # (W, M, G)
+        steps: Counts = -(-drawn(own, self._shares).sum(axis=2) // batch_size)
+        return steps
+
+    @property
+    def drawn(self) -> Counts:
+        """How many events of each member an epoch in one window holds, ``[M]``."""
+        numbers: Counts = drawn(self._counts.sum(axis=1), self._shares).sum(axis=1)
+        return numbers
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Window]:
         """The windows of an epoch, from one of them on."""
@@ -232,15 +268,27 @@ class Windows:
 
     def _copy(self, table: Table, ranges: Sequence[tuple[int, int]]) -> None:
         for name, column in zip(vars(table), self._columns, strict=True):
-            tensor, place = getattr(table, name), 0
+            tensor, source, place = getattr(table, name), column, 0
+            if name == "weights" and self._weights is not None:
+                tensor, source = tensor.T, self._weights.T  # (n, M), (N, M)
             for a, b in ranges:
-                tensor[place : place + b - a].copy_(torch.from_numpy(column[a:b]))
+                tensor[place : place + b - a].copy_(torch.from_numpy(source[a:b]))
                 place += b - a
 
     def _empty(self) -> Table:
         """A buffer for the largest window."""
         columns = (torch.from_numpy(column[:1]) for column in self._columns)
-        return Table(*(c.new_zeros((self._longest, *c.shape[1:]), device=self._device) for c in columns))
+        table = Table(*(c.new_zeros((self._longest, *c.shape[1:]), device=self._device) for c in columns))
+        if self._weights is None:
+            return table
+        return replace(table, weights=table.weights.expand(len(self._weights), -1).clone())
+
+    def _count(self, use: Mask) -> Counts:
+        """How many events of a member each part holds, of each class if shares of them are drawn: ``[p, G]``."""
+        if self._shares.shape[1] == 1:
+            return np.array([[np.count_nonzero(use[a:b])] for a, b in self._parts])
+        labels, classes = self._events.labels, self._shares.shape[1]
+        return np.array([np.bincount(labels[a:b][use[a:b]], minlength=classes) for a, b in self._parts])
 
     def _window(self, table: Table, ranges: Sequence[tuple[int, int]]) -> Window:
         """List each member's rows in a table that holds some ranges of the events."""

@@ -105,7 +105,7 @@ def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str
         "classes": json.dumps(ensemble.signature.classes),
         "folds": json.dumps(ensemble.folds.tolist()),
         **_described(ensemble),
-        "prior": "equal for all classes",
+        "prior": ensemble.members[0].training.prior,
         "combination": ensemble.combination,
         "training_precision": " ".join(sorted({member.precision for member in ensemble.members})),
         **metadata,

@@ -59,8 +59,10 @@ class Heads:
     def of(
         events: TrainingEvents,
         plans: Sequence[MemberPlan],
+        weights: Sequence[npt.NDArray[np.float64]],
         uses: Sequence[tuple[Mask, Mask]],
         factors: Sequence[Factors],
+        *,
         device: torch.device,
     ) -> Heads | None:
         """Fit the heads of some members; ``None`` if they learn hard labels alone.
@@ -68,6 +70,7 @@ class Heads:
         Args:
             events: The events.
             plans: The networks.
+            weights: Of the events for each, before the classes are balanced, ``[N]`` each.
             uses: Which events each trains and stops on, ``[N]`` each.
             factors: What balances the weights of the classes in either.
             device: The device.
@@ -83,7 +86,7 @@ class Heads:
         regression = None
         fits: list[Moments] = []
         if events.signature.targets:
-            fits, regression = _regression(events, plans, uses, factors, device)
+            fits, regression = _regression(events, plans, weights, uses, factors, device=device)
         decorrelation = None
         if decorrelated:
             assert events.signal is not None, "`train` has checked it"
@@ -152,8 +155,10 @@ class Heads:
 def _regression(
     events: TrainingEvents,
     plans: Sequence[MemberPlan],
+    weights: Sequence[npt.NDArray[np.float64]],
     uses: Sequence[tuple[Mask, Mask]],
     factors: Sequence[Factors],
+    *,
     device: torch.device,
 ) -> tuple[list[Moments], Regression]:
     """Fit the standardisation of the targets of each member, and what balances their weights."""
@@ -163,11 +168,11 @@ def _regression(
     own = [use for use, _ in uses]
     fits = fit_moments(events, goals, own)
     balance: tuple[list[npt.NDArray[np.float64]], ...] = ([], [])
-    for plan, both, balancing in zip(plans, uses, factors, strict=True):
+    for plan, unbalanced, both, balancing in zip(plans, weights, uses, factors, strict=True):
         for found, name, use, factor in zip(balance, ("training", "validation"), both, balancing, strict=True):
-            weights = events.weights[use] * factor[events.labels[use]]
+            balanced = unbalanced[use] * factor[events.labels[use]]
             try:
-                found.append(target_factors(targets, goals[use], weights))
+                found.append(target_factors(targets, goals[use], balanced))
             except ValueError as error:
                 raise ValueError(f"Fold {plan.fold}, member {plan.index}, {name} events: {error}") from None
     mean, scale = (torch.from_numpy(np.stack([getattr(fit, name) for fit in fits])) for name in ("mean", "scale"))

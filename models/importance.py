@@ -22,7 +22,7 @@ from models.events import TrainingEvents
 from models.losses import class_factors
 from models.members import MemberPlan, TrainedMember
 from models.preprocessing import Signature, filled
-from models.training import single_threaded
+from models.threads import single_threaded
 
 BLOCK = 4096
 """Events whose gradients are taken at once."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.settings import Loss, TrainingSettings, chosen
+from models.settings import Balance, Loss, TrainingSettings, chosen
 
 _LEARNED = 1e-12  # a probability that is missing, below all that float32 tells from none
 
@@ -154,24 +154,31 @@ def _weighted(chosen: Tensor, weights: Tensor) -> Tensor:
 
 
 def class_factors(
-    weights: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], classes: int
+    weights: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], classes: int, balance: Balance = "classes"
 ) -> npt.NDArray[np.float64]:
     """Find the factor for each class that makes all classes' weights sum to the same and the mean weight one.
 
-    The networks' outputs are then posteriors under equal priors of the classes.
+    The networks' outputs are then posteriors under equal priors of the classes. Without a balance all classes have the
+    factor that makes the mean weight one, and the priors are the classes' shares of the weights.
 
     Args:
-        weights: Physics weights ``[N]``, signed.
+        weights: Of the events, ``[N]``, signed.
         labels: Class of each event, ``[N]``.
         classes: Number of classes.
+        balance: What is balanced; ``processes`` are so in the weights already.
 
     Returns:
-        float64 ``[classes]``: multiply each physics weight by the factor of its class.
+        float64 ``[classes]``: multiply each weight by the factor of its class.
 
     Raises:
-        ValueError: If a class's weights sum to zero or below, or are not finite.
+        ValueError: If a class's weights, or without a balance all weights, sum to zero or below, or are not finite.
     """
     sums = np.bincount(labels, weights=weights, minlength=classes)
+    if balance == "none":
+        total = sums.sum()
+        if not (np.isfinite(total) and total > 0):
+            raise ValueError(f"the weights of {len(labels)} events sum to {total:.6g}; expected a finite sum above 0.")
+        return np.full(classes, len(weights) / total)
     for index, total in enumerate(sums):
         if not (np.isfinite(total) and total > 0):
             raise ValueError(

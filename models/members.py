@@ -113,6 +113,8 @@ class TrainedMember:
         events: Number of training and of validation events of non-zero weight.
         snapshots: Parameters of further epochs, by the epoch, counted from 1.
         snapshot: Whether it is one of those itself.
+        ratios: With ``negative_weights: reweighted``, the mean sign of the weights at each event that it trains or
+            stops on, NaN for the others, float32 ``[N]``; else ``None``.
     """
 
     fold: int
@@ -129,6 +131,7 @@ class TrainedMember:
     events: tuple[int, int]
     snapshots: dict[int, dict[str, npt.NDArray[np.float32]]] = field(default_factory=dict)
     snapshot: bool = False
+    ratios: npt.NDArray[np.float32] | None = None
 
     @property
     def networks(self) -> tuple[TrainedMember, ...]:

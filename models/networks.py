@@ -474,7 +474,16 @@ class Classifier:
         inputs = self.embeddings(views, statistics, numbers)  # (M, B, E)
         inputs = torch.cat([inputs, there], dim=-1)  # (M, B, E + O)
         kind = next(iter(views.values())).dtype
-        return self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, outputs)
+        outputs = self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, outputs)
+        return self._bounded(outputs)
+
+    def _bounded(self, outputs: Tensor) -> Tensor:
+        """Bound the logits of the classes, and nothing else, where `logit_bound` says so."""
+        bound = self.settings.logit_bound
+        if bound is None:
+            return outputs
+        logits = bound * torch.tanh(self.of_classes(outputs) / bound)  # (M, K, B, classes)
+        return torch.cat([logits, outputs[..., self.classes :]], dim=-1) if self.targets else logits
 
     def of_classes(self, outputs: Tensor) -> Tensor:
         """The logits of the classes ``[..., classes]`` among the outputs of a network."""

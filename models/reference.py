@@ -17,6 +17,7 @@ from models.settings import (
     Activation,
     Augmentation,
     Averaging,
+    Balance,
     CategoryEncoding,
     Combination,
     Connections,
@@ -25,12 +26,14 @@ from models.settings import (
     InputKind,
     Loss,
     ModelSettings,
+    NegativeWeights,
     NetworkType,
     Normalisation,
     NumberEmbedding,
     Optimiser,
     Pruning,
     RegressionLoss,
+    Sampling,
     Schedule,
     TargetSettings,
     TrainingSettings,
@@ -368,7 +371,7 @@ PAGE: tuple[Choice | Strengths, ...] = (
             "cross_entropy": Entry(
                 "-Σ q ln p over classes, p = exp(z_c) / Σ exp(z_k)",
                 "Bridle, NATO ASI F68 (1990) 227",
-                "the default: p are posteriors under equal priors",
+                "the default: p are posteriors under the prior that `balance` says",
             ),
             "binary_cross_entropy": Entry(
                 "-Σ [q ln σ(z_c) + (1 - q) ln(1 - σ(z_c))] over classes: one logit for each class, against the rest. "
@@ -439,6 +442,97 @@ PAGE: tuple[Choice | Strengths, ...] = (
         },
     ),
     Choice(
+        "Balance",
+        "Which sums of training weights are equal; their mean is one. Each network's own training events say how, and "
+        "its stopping events by themselves. The prior stands in `summary.json` and `ensemble.onnx`.",
+        TrainingSettings,
+        "balance",
+        Balance,
+        {
+            "classes": Entry("Σw of each class is N / C", "", "the default"),
+            "processes": Entry(
+                "and Σw of each process of a class is N / (C P), P the number of its processes",
+                "",
+                "a class with a process that drowns the others",
+            ),
+            "none": Entry(
+                "w times one factor",
+                "",
+                "scores that should be posteriors under the physics weights; a rare class vanishes",
+            ),
+        },
+    ),
+    Choice(
+        "Negative weights",
+        "Of training and stopping events alike; figures of merit count all signed weights as they are. Sampling and "
+        "losses see the weights that come of it: `sampling: weighted` draws by |w| and counts the sign, and `focal` "
+        "and `binary_cross_entropy` multiply it.",
+        TrainingSettings,
+        "negative_weights",
+        NegativeWeights,
+        {
+            "signed": Entry(
+                "w", "", "the default, without bias; the loss has no lower bound, which `logit_bound` gives it"
+            ),
+            "absolute": Entry("|w|", "", "few negative weights, or such as are alike in all classes; it is biased"),
+            "ignore": Entry("max(0, w)", "", "to compare with what does so; it is biased"),
+            "reweighted": Entry(
+                "|w| max(0, 2p - 1), p the probability of a positive weight at x in the event's class, by five "
+                "networks with the model and training of the network itself, nested in its training events: each "
+                "trains on three fifths, stops on one and gives p to the last; stopping events get the mean over all",
+                "Nachman and Noll, arXiv 2505.03724; arXiv 2510.16217",
+                "many negative weights; costs up to three more trainings. See the closure test in the report",
+            ),
+        },
+    ),
+    Choice(
+        "Sampling",
+        "Which events make an epoch ([training](training.md#sampling)); none of them changes the prior.",
+        TrainingSettings,
+        "sampling",
+        Sampling,
+        {
+            "plain": Entry("each training event once, in a new order", "", "the default"),
+            "weighted": Entry(
+                "N draws with probabilities proportional to |w|, which then count sign(w)",
+                "",
+                "a few events that carry most of the weight",
+            ),
+            "balanced": Entry(
+                "batches with a set number of each class, whose events count for all of it",
+                "",
+                "a class so rare that many batches have none of it",
+            ),
+        },
+    ),
+    Strengths(
+        "Constants of weights and sampling",
+        "Those of a sampling are refused with another one. Shares are mappings of class names.",
+        TrainingSettings,
+        {
+            "flatten": Entry(
+                "one or two features or spectators, in equal bins of which between their 1% and 99% quantiles (all in "
+                "the network's training events) Σw of a class is the same; with `balance: processes` of a process",
+                "",
+                "scores that should not tell the mass from its distribution",
+            ),
+            "flatten_bins": Entry("bins of each variable", "", "as many as hold ten effective events each"),
+            "shares": Entry(
+                "of `balanced`: share of each class in a batch; null for equal ones", "", "more of a class that is hard"
+            ),
+            "down_sampling": Entry(
+                "of `plain`: share of the events of some classes in an epoch, whose weights count for the others",
+                "",
+                "a class with far more events than it takes",
+            ),
+            "redraw": Entry(
+                "whether each epoch draws them anew; else the others never train",
+                "",
+                "false to compare with a smaller sample",
+            ),
+        },
+    ),
+    Choice(
         "Networks",
         "Behind each layer but the last come normalisation, activation and dropout.",
         ModelSettings,
@@ -503,6 +597,11 @@ PAGE: tuple[Choice | Strengths, ...] = (
                 "widths of the hidden layers", "", "wider with more events; an empty list is logistic regression"
             ),
             "submodels": Entry("K of `tabm`", "", "more cost more and help less and less"),
+            "logit_bound": Entry(
+                "b: a logit z becomes b tanh(z / b), also in scores and ONNX; null for none",
+                "",
+                "negative weights whose loss falls without end; 10 leaves probabilities from 2·10⁻⁹ to 1 less that",
+            ),
         },
     ),
     Strengths(

@@ -6,51 +6,89 @@ events, on the device or on who else is in the stack.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from models import hashing
-from models.events import Counts, Table, Window
+from models.events import Counts, Table, Window, drawn
 from models.settings import Sampling
 
-_DRAWS = 5  # stream of random numbers
+_DRAWS, _KEPT = 5, 6  # streams of random numbers
+Shares = npt.NDArray[np.float64]
 _LAST = torch.iinfo(torch.int64).max
 
 
-def batches(window: Window, sampling: Sampling, size: int, keys: Tensor, factors: Tensor) -> Tensor:
+def batches(
+    window: Window,
+    sampling: Sampling,
+    size: int,
+    keys: Tensor,
+    factors: Tensor,
+    *,
+    shares: Sequence[int] = (),
+    kept: Shares | None = None,
+) -> Tensor:
     """Choose the events of each member's batches.
 
     Args:
-        window: The events; with one group of rows, or one for each class if ``sampling`` is ``balanced``.
+        window: The events; with one group of rows, or one for each class if ``sampling`` is ``balanced`` or some are
+            ``kept``.
         sampling: How they are chosen.
         size: Events of a batch.
         keys: Keys of this epoch and window, int64 ``[M]``.
         factors: Of the classes, which balance their weights in a plain epoch, float64 ``[M, C]``.
+        shares: Of ``balanced``: events of each class in a batch.
+        kept: Of ``plain``: the share of each class's events that is drawn, ``[M, C]``; ``None`` for all.
 
     Returns:
         Rows of the window's table, int64 ``[S, M, size]``; a member with fewer steps than S has rows below zero.
     """
     count = window.counts.sum(axis=1)  # (M,)
+    rows = window.groups[0]  # (M, L)
+    if kept is not None:
+        rows, count = _kept(window, keys, kept)  # (M, L), (M,)
     steps = -(-count // size)  # (M,)
     if sampling == "plain":
-        draws = _shuffled(window.table, window.groups[0], count, count, keys)  # (M, T)
+        draws = _shuffled(window.table, rows, count, count, keys)  # (M, T)
         return _cut(draws, int(steps.max()), size)  # (S, M, size)
     if sampling == "weighted":
         return _cut(_weighted(window, count, keys, factors), int(steps.max()), size)  # (S, M, size)
     parts = [
         _cut(_shuffled(window.table, rows, own, steps * share, keys), int(steps.max()), share)
-        for rows, own, share in zip(window.groups, window.counts.T, shares(size, len(window.groups)), strict=True)
+        for rows, own, share in zip(window.groups, window.counts.T, shares, strict=True)
     ]
     return torch.cat(parts, dim=2)  # (S, M, size)
 
 
-def shares(size: int, classes: int) -> list[int]:
-    """Events of each class in a balanced batch."""
-    return [size // classes + (label < size % classes) for label in range(classes)]
+def shares(size: int, wanted: Sequence[float]) -> list[int]:
+    """Events of each class in a balanced batch: at least one, and else as near as whole numbers come.
+
+    Args:
+        size: Events of the batch, at least one for each class.
+        wanted: The share of each class; they sum to one.
+    """
+    exact = [size * share for share in wanted]
+    found = [max(1, int(number + 1e-9)) for number in exact]
+    while sum(found) != size:
+        step = 1 if sum(found) < size else -1
+        open_ = [label for label in range(len(found)) if step > 0 or found[label] > 1]
+        found[max(open_, key=lambda label: (step * (exact[label] - found[label]), -label))] += step
+    return found
 
 
-def loss_factors(window: Window, sampling: Sampling, size: int, factors: Tensor) -> Tensor:
+def loss_factors(
+    window: Window,
+    sampling: Sampling,
+    size: int,
+    factors: Tensor,
+    *,
+    shares: Sequence[int] = (),
+    kept: Shares | None = None,
+) -> Tensor:
     """Find what each drawn event counts, such that those drawn from a window stand for all of its events.
 
     Args:
@@ -58,6 +96,8 @@ def loss_factors(window: Window, sampling: Sampling, size: int, factors: Tensor)
         sampling: As for `batches`.
         size: Events of a batch.
         factors: Of the classes, which balance their weights in a plain epoch, float64 ``[M, C]``.
+        shares: As for `batches`.
+        kept: As for `batches`.
 
     Returns:
         float64 ``[M, C]``, to be multiplied by an event's weight, or by its sign if ``sampling`` is ``weighted``.
@@ -68,9 +108,23 @@ def loss_factors(window: Window, sampling: Sampling, size: int, factors: Tensor)
         return means.unsqueeze(1).expand_as(factors)  # (M, C)
     if sampling == "balanced":
         steps = -(-count // size)  # (M,)
-        draws = np.outer(steps, shares(size, factors.shape[1]))  # (M, C)
+        draws = np.outer(steps, shares)  # (M, C)
+        return factors * torch.from_numpy(window.counts / np.maximum(draws, 1)).to(factors)  # (M, C)
+    if kept is not None:
+        draws = drawn(window.counts, kept)  # (M, C)
         return factors * torch.from_numpy(window.counts / np.maximum(draws, 1)).to(factors)  # (M, C)
     return factors
+
+
+def _kept(window: Window, keys: Tensor, shares: Shares) -> tuple[Tensor, Counts]:
+    """Draw a share of each class's rows: rows int64 ``[M, L]`` with padding in between, and how many are none."""
+    draws = drawn(window.counts, shares)  # (M, C)
+    choices = hashing.splitmix64(keys + _KEPT)  # (M,)
+    parts = [
+        _shuffled(window.table, rows, own, most, choices)
+        for rows, own, most in zip(window.groups, window.counts.T, draws.T, strict=True)
+    ]
+    return torch.cat(parts, dim=1), draws.sum(axis=1)
 
 
 def _shuffled(table: Table, rows: Tensor, counts: Counts, draws: Counts, keys: Tensor) -> Tensor:

@@ -141,7 +141,6 @@ def propose(
     if tuning.sampler == "grid":
         points = grid(tuning.space, model, training, tuning.seed)
         return points[batch * tuning.batch : (batch + 1) * tuning.batch]
-    from models.training import single_threaded
 
     study = _study(tuning, batch)
     for trial in earlier:
@@ -149,6 +148,8 @@ def propose(
             # A Gaussian process sees nothing but finished trials, and would come back to where others were stopped.
             ended = replace(trial, finished=True) if tuning.sampler == "gaussian_process" else trial
             study.add_trial(_frozen(ended, tuning.space))
+    from models.threads import single_threaded
+
     with single_threaded():  # the Gaussian process is torch's
         return [_suggest(study.ask(), tuning.space, model, training) for _ in range(tuning.batch)]
 

@@ -7,7 +7,7 @@ network, a call in Python). Types and unknown keys are checked where the configu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from itertools import pairwise
@@ -37,6 +37,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 NetworkType = Literal["dense", "tabm"]
 Normalisation = Literal["none", "batch", "layer"]
 Sampling = Literal["plain", "weighted", "balanced"]
+Balance = Literal["classes", "processes", "none"]
+NegativeWeights = Literal["signed", "absolute", "ignore", "reweighted"]
 NumberInput = Literal["standardise", "z_score", "robust", "quantile_normal", "min_max", "log"]
 InputKind = Literal["standardise", "z_score", "robust", "quantile_normal", "min_max", "log", "angle", "category"]
 CategoryEncoding = Literal["one_hot", "embedding"]
@@ -46,7 +48,7 @@ Combination = Literal["mean", "logits", "median", "weighted"]
 Sampler = Literal["grid", "random", "tpe", "gaussian_process"]
 Pruner = Literal["none", "median", "halving"]
 
-Constant = float | bool | str | tuple[int, ...]
+Constant = float | bool | str | tuple[int, ...] | None
 CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
     "optimiser": {
         "sgd": {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
@@ -72,6 +74,11 @@ CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
         "none": {},
         "magnitude": {"pruning_share": 0.8, "pruning_rounds": 1, "fine_tuning": 5, "fine_tuning_rate": 1.0},
         "structured": {"pruning_share": 0.5, "pruning_rounds": 1, "fine_tuning": 5, "fine_tuning_rate": 1.0},
+    },
+    "sampling": {
+        "plain": {"down_sampling": None, "redraw": True},
+        "weighted": {},
+        "balanced": {"shares": None},
     },
     "initialisation": {
         **{name: {} for name in get_args(Initialisation)},
@@ -205,6 +212,7 @@ class ModelSettings:
         embedding_frequencies: Of ``periodic``, how many.
         embedding_scale: Of ``periodic``, the standard deviation of the first ones, in periods per unit of the number.
         embedding_bins: Of ``piecewise_linear``, how many; their edges are quantiles of the training events.
+        logit_bound: Largest size b of a logit: z becomes b tanh(z / b), also in scores and in ONNX; ``None`` for none.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -224,12 +232,15 @@ class ModelSettings:
     embedding_frequencies: int | None = None
     embedding_scale: float | None = None
     embedding_bins: int | None = None
+    logit_bound: float | None = None
 
     def __post_init__(self) -> None:
         # Width 1 would turn matrix products into matrix-vector products, whose rounding depends on the stack.
         _require(all(width >= 2 for width in self.hidden), "hidden", self.hidden, "widths of at least 2")
         _require(0 <= self.dropout <= 0.99, "dropout", self.dropout, "a share between 0 and 0.99")
         _require(self.submodels >= 1, "submodels", self.submodels, "at least 1")
+        bound = self.logit_bound
+        _require(bound is None or 0 < bound < math.inf, "logit_bound", bound, "a number above 0, or null")
         _check_constants(self, "initialisation")
         _check_constants(self, "embedding")
         if self.connections == "residual":
@@ -418,6 +429,20 @@ class TrainingSettings:
             as many as there are training events, drawn with probabilities proportional to the sizes of their balanced
             weights, which then count alike, with their sign; ``balanced``, as many, with an equal number of each class
             in every batch, so that those of a rare class come again, and weights in the loss.
+        shares: Of ``balanced``, the share of each class in a batch, by its name; ``None`` for equal ones. What the
+            classes count in the loss is not changed.
+        down_sampling: Of ``plain``, the share of the events of some classes that an epoch holds, by the names of the
+            classes; each of them counts for those that are left out.
+        redraw: Of ``plain`` with ``down_sampling``, whether each epoch draws them anew; else the others never train.
+        balance: Which sums of training weights are equal: ``classes``; ``processes``, those of the classes, and those
+            of the processes of each class; ``none``, physics weights times one number for all.
+        flatten: One or two features or spectators in whose values the training weights of each class (with ``balance:
+            processes`` of each process) are made flat.
+        flatten_bins: Bins of each of them.
+        negative_weights: What events of negative weight do: ``signed``, they count negatively in the loss;
+            ``absolute``, with the size of their weight; ``ignore``, they neither train nor stop; ``reweighted``, all
+            events count with what networks, nested in the training events, have learned that their weights are on
+            average (Nachman and Noll, arXiv 2505.03724).
         window: Events in memory at a time; ``None`` for all. With more events than that, each epoch reads them in
             windows, which join parts of the data at random, the next one while the network trains on the one before.
         members: Networks per fold; they differ in initial weights, batch order and dropout.
@@ -478,6 +503,13 @@ class TrainingSettings:
     fine_tuning_rate: float | None = None
     precision: Precision = "auto"
     sampling: Sampling = "plain"
+    shares: dict[str, float] | None = None
+    down_sampling: dict[str, float] | None = None
+    redraw: bool | None = None
+    balance: Balance = "classes"
+    flatten: tuple[str, ...] = ()
+    flatten_bins: int = 10
+    negative_weights: NegativeWeights = "signed"
     window: int | None = None
     members: int = 1
     augmentation: Augmentation | None = None
@@ -506,7 +538,7 @@ class TrainingSettings:
         _require(self.window is None or self.window >= 1000, "window", self.window, "at least 1000 events, or null")
         _require(self.members >= 1, "members", self.members, "at least 1")
         self._check_batches()
-        for key in ("optimiser", "schedule", "averaging", "loss", "pruning"):
+        for key in ("optimiser", "schedule", "averaging", "loss", "pruning", "sampling"):
             _check_constants(self, key)
         self._check_schedule()
         most, restarts = len(self.snapshot_epochs), self.schedule == "warm_restarts"
@@ -516,6 +548,7 @@ class TrainingSettings:
         if self.pruned.get("pruning_rounds", 1) > 1:
             epochs = self.pruned["fine_tuning"]
             _require(epochs > 0, "fine_tuning", epochs, "at least one epoch after each of several rounds of pruning")
+        self._check_weights()
 
     @property
     def constants(self) -> dict[str, float]:
@@ -556,6 +589,27 @@ class TrainingSettings:
         """The constants of the pruning."""
         return chosen(self, "pruning")
 
+    @property
+    def prior(self) -> str:
+        """What the outputs are posteriors under, in words: the prior that the training weights make."""
+        sizes = {
+            "signed": "physics weights",
+            "absolute": "sizes of the physics weights",
+            "ignore": "physics weights above zero",
+            "reweighted": "refined weights",
+        }[self.negative_weights]
+        text = {
+            "classes": "equal for all classes",
+            "processes": "equal for all classes, and for all processes of a class",
+            "none": f"shares of the {sizes} of the training events",
+        }[self.balance]
+        if self.flatten:
+            groups = "process" if self.balance == "processes" else "class"
+            text += f"; each {groups} flat in {' and '.join(self.flatten)}"
+        if self.balance != "none" and self.negative_weights in ("absolute", "ignore"):
+            text += f"; within a class, {sizes}"
+        return text
+
     def _check_batches(self) -> None:
         """Refuse what cannot be done with all events in one batch."""
         if self.batch_size == "all":
@@ -563,6 +617,30 @@ class TrainingSettings:
             _require(self.window is None, "batch_size", "all", "a number, with a window")
             expected = "a number, with decorrelation, whose memory grows with its square"
             _require(not self.decorrelated, "batch_size", "all", expected)
+
+    def _check_weights(self) -> None:
+        """Refuse weights and choices of events that can't be."""
+        for key, choices in (("balance", Balance), ("negative_weights", NegativeWeights)):
+            found = getattr(self, key)
+            _require(found in get_args(choices), key, found, f"one of {', '.join(get_args(choices))}")
+        distinct = len(self.flatten) == len(set(self.flatten)) <= 2
+        _require(distinct, "flatten", self.flatten, "one or two different features or spectators, or none")
+        _require(2 <= self.flatten_bins <= 1000, "flatten_bins", self.flatten_bins, "from 2 to 1000")
+        if self.redraw is not None:
+            _require(self.down_sampling is not None, "redraw", self.redraw, "a down_sampling with it")
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Check the keys that name classes.
+
+        Raises:
+            ValueError: One names a class that there is not, or ``shares`` lacks one.
+        """
+        for key in ("shares", "down_sampling"):
+            for name in getattr(self, key) or {}:
+                _require(name in classes, key, name, f"names of classes: {', '.join(classes)}")
+        if self.shares is not None:
+            every = set(self.shares) == set(classes)
+            _require(every, "shares", self.shares, f"a share of each class: {', '.join(classes)}")
 
     def _check_schedule(self) -> None:
         """Refuse combinations that make no sense."""
@@ -701,6 +779,12 @@ NOT_TUNED = {
     "training.focal_gamma": "it changes the loss by which trials are compared",
     "training.loss_weight": "it changes the loss by which trials are compared",
     "training.decorrelation": "it gives up some of the loss by which trials are compared, for another end",
+    "training.balance": "it changes the weights of the loss by which trials are compared",
+    "training.flatten": "it changes the weights of the loss by which trials are compared",
+    "training.flatten_bins": "it changes the weights of the loss by which trials are compared",
+    "training.negative_weights": "it changes the weights of the loss by which trials are compared",
+    "training.shares": "a study varies single values, and this has several",
+    "training.down_sampling": "a study varies single values, and this has several",
     "training.augmentation": "a study varies single values, and this has several",
     "model.inputs": "a study varies single values, and this has several",
     "training.members": "it says how many networks there are, not what one is; more are never worse",
@@ -799,6 +883,10 @@ def _are_categories(found: int | tuple[float, ...]) -> bool:
     return 1 <= found <= 256
 
 
+def _parts_of_one(shares: Mapping[str, float]) -> bool:
+    return all(share > 0 for share in shares.values()) and abs(sum(shares.values()) - 1) < 1e-6
+
+
 _KEEPS = (lambda value: 0 <= value < 1, "a share from 0 to below 1")
 _COUNT = (lambda value: value >= 1, "at least 1")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -822,6 +910,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pruning_rounds": _COUNT,
     "fine_tuning": (lambda value: value >= 0, "at least 0 epochs"),
     "fine_tuning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "shares": (_parts_of_one, "shares above 0 that sum to 1"),
+    "down_sampling": (lambda value: value and all(0 < v <= 1 for v in value.values()), "shares above 0, at most 1"),
+    "redraw": (lambda value: isinstance(value, bool), "true or false"),
     "averaging_decay": _KEEPS,
     "averaging_start": _KEEPS,
     "pruner_trials": _COUNT,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,9 @@ from models.networks import Classifier
 from models.optimisation import AVERAGES, OPTIMISERS
 from models.regularisation import Regularisers
 from models.schedules import factors, plateaus, warmed
-from models.settings import Loss
+from models.settings import Loss, TrainingSettings
 from models.transforms import Transform, stack_transforms
+from models.weighting import has_own_weights, own_weights
 
 ROWS = 64
 """Batches are padded to a multiple of this many rows.
@@ -55,6 +57,9 @@ class Kind:
     decorrelated: tuple[str, ...]
     snapshots: int
     diagnostics: bool
+    shares: tuple[tuple[str, float], ...]
+    draws: bool
+    weighs: bool
 
     @classmethod
     def of(cls, plan: MemberPlan) -> Kind:
@@ -74,7 +79,15 @@ class Kind:
             decorrelated=own.decorrelated,
             snapshots=own.snapshots,
             diagnostics=own.diagnostics,
+            shares=tuple(sorted((own.shares or {}).items())),
+            draws=_draws(own),
+            weighs=has_own_weights(own),
         )
+
+
+def _draws(settings: TrainingSettings) -> bool:
+    """Whether each epoch draws a part of the training events anew."""
+    return settings.down_sampling is not None and settings.redraw is not False
 
 
 def _whole(count: int) -> int:
@@ -166,6 +179,8 @@ class Stack:
         parameters: ``[M, P]``.
         statistics: Tables of the transforms, ``[M, 1, f]`` or ``[M, Q, f]`` each.
         optimiser: Acts on those that are trained, the first T of each row.
+        shares: Events of each class in a balanced batch.
+        portions: The share of each class's events that an epoch draws, ``[M, C]``; ``None`` for all.
         average: Of the parameters, validated and kept in their place; ``None`` without one.
         largest: Largest norms of gradients, float64 ``[M, 1]``; ``None`` if no member has any.
         kept: 0 for weights that have been pruned, else 1, float32 ``[M, D]``; ``None`` if no member has lost any.
@@ -187,7 +202,12 @@ class Stack:
     """
 
     def __init__(
-        self, classifier: Classifier, events: TrainingEvents, plans: Mapping[int, MemberPlan], device: str
+        self,
+        classifier: Classifier,
+        events: TrainingEvents,
+        plans: Mapping[int, MemberPlan],
+        device: str,
+        ratios: Sequence[npt.NDArray[np.float32] | None] = (),
     ) -> None:
         """Begin with initial weights.
 
@@ -196,6 +216,7 @@ class Stack:
             events: The events.
             plans: The members by their place among all plans; of one kind.
             device: torch's name of the device.
+            ratios: Of all plans, what refines the weights of those whose negative weights are learned away.
         """
         one = next(iter(plans.values()))
         first, self.batch_size = one.settings, Kind.of(one).batch_size
@@ -207,30 +228,52 @@ class Stack:
                 f"batch_size is {self.batch_size}; expected at least {classes}, one event of each class in a balanced "
                 "batch."
             )
+        self.ratios = dict(enumerate(ratios))
         self.precision = precision_on(device, first.precision)
         self.dtype = torch.bfloat16 if self.precision == "bf16" else None
-        used = events.weights != 0  # (N,)
-        training = [plan.training & used for plan in plans.values()]
-        validation = [plan.validation & used for plan in plans.values()]
+        self._choose(events.signature.classes, [plan.settings for plan in plans.values()])
+        weights = None
+        if has_own_weights(first):
+            weights = np.array([own_weights(events, plan, self.ratios.get(order)) for order, plan in plans.items()])
+        used = [events.weights != 0] * len(plans) if weights is None else list(weights != 0)  # (N,) each
+        training = [plan.training & use for plan, use in zip(plans.values(), used, strict=True)]
+        validation = [plan.validation & use for plan, use in zip(plans.values(), used, strict=True)]
         self.validation_rows = VALIDATION_ROWS.get(self.device.type, VALIDATION_ROWS["cpu"])
         self.windows = Windows(
             events,
             training,
             validation,
             size=first.window,
-            by_class=first.sampling == "balanced",
+            by_class=self.sampling == "balanced" or self.portions is not None,
             rows=self.validation_rows,
             device=device,
+            weights=weights,
+            shares=self.portions,
         )
-        self.states = self._states(events, plans, training, validation)
+        each = [events.weights] * len(plans) if weights is None else list(weights)  # (N,) each
+        self.states = self._states(events, plans, each, training, validation)
         uses, balance = list(zip(training, validation, strict=True)), [state.factors for state in self.states]
-        self.heads = Heads.of(events, list(plans.values()), uses, balance, self.device)
+        self.heads = Heads.of(events, list(plans.values()), each, uses, balance, device=self.device)
         self._lay_out(plans, events)
+
+    def _choose(self, classes: Sequence[str], settings: Sequence[TrainingSettings]) -> None:
+        """Find how many events of each class make a batch, and which share of them an epoch."""
+        for own in settings:
+            own.check_classes(classes)
+        self.shares: tuple[int, ...] = ()
+        self.portions: npt.NDArray[np.float64] | None = None
+        if self.sampling == "balanced":
+            wanted = settings[0].shares or dict.fromkeys(classes, 1 / len(classes))
+            self.shares = tuple(sampling.shares(self.batch_size, [wanted[name] for name in classes]))
+        if _draws(settings[0]):
+            parts = [own.down_sampling or {} for own in settings]
+            self.portions = np.array([[part.get(name, 1.0) for name in classes] for part in parts])
 
     def _states(
         self,
         events: TrainingEvents,
         plans: Mapping[int, MemberPlan],
+        weights: Sequence[npt.NDArray[np.float64]],
         training: Sequence[Mask],
         validation: Sequence[Mask],
     ) -> list[State]:
@@ -246,7 +289,7 @@ class Stack:
             for name, use in (("training", training[position]), ("validation", validation[position])):
                 labels = events.labels[use]
                 try:
-                    balance.append(class_factors(events.weights[use], labels, classes))
+                    balance.append(class_factors(weights[position][use], labels, classes, plan.settings.balance))
                 except ValueError as error:
                     raise ValueError(f"Fold {plan.fold}, member {plan.index}, {name} events: {error}") from None
                 counts.append(np.bincount(labels, minlength=classes))
@@ -304,13 +347,20 @@ class Stack:
         kind = self.parameters.dtype if self.dtype is None else self.dtype
         widths = self.classifier.settings.hidden
         self.dropout = Dropout(drops, widths, kind, str(self.device)) if any(drops) else None
-        # A smaller last batch is divided by the size of a full one: each event counts the same.
-        full = [min(self.batch_size, state.events[0]) for state in self.states]
-        self.divisors = column([self.batch_size] * len(full) if self.sampling == "balanced" else full)
+        self.divisors = column(self._sizes())
         self.running = torch.zeros_like(self.divisors)  # (M,)
         self.step = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.time = torch.zeros_like(self.step)
         self._make_room()
+
+    def _sizes(self) -> list[float]:
+        """What sums over batches are divided by; a smaller last one by the size of a full one: events count alike."""
+        if self.sampling == "balanced":
+            return [self.batch_size] * len(self.states)
+        # Drawn events count for those that are left out, so that a batch of them stands for more than its size.
+        whole = [state.events[0] for state in self.states]
+        drawn = self.windows.drawn.tolist()
+        return [min(self.batch_size, own) * count / own for own, count in zip(drawn, whole, strict=True)]
 
     def _masks(self, begins: Sequence[Start | None]) -> Tensor | None:
         """What `kept` is with these starts."""
@@ -399,13 +449,15 @@ class Stack:
         """
         epoch, number, step = place
         keys = hashing.splitmix64(self.order_keys + (epoch + (number << 32)))  # (M,)
-        drawn = sampling.batches(window, self.sampling, self.batch_size, keys, self.training_factors)
+        how = (self.sampling, self.batch_size)
+        chosen: dict[str, Any] = {"shares": self.shares, "kept": self.portions}
+        drawn = sampling.batches(window, *how, keys, self.training_factors, **chosen)
         steps, _, size = drawn.shape
         filler = drawn[:1, :, :1].minimum(~drawn[:1, :, :1])  # (1, M, 1)
         self.batches[:steps, :, :size] = drawn
         self.batches[:steps, :, size:] = filler
         self._schedule(epoch, number)
-        self.factors.copy_(sampling.loss_factors(window, self.sampling, self.batch_size, self.training_factors))
+        self.factors.copy_(sampling.loss_factors(window, *how, self.training_factors, **chosen))
         self.step.fill_(step)
         self.time.fill_((number << 50) + (epoch << 32) + step)
         return steps
@@ -510,6 +562,7 @@ class Stack:
             self.heads.select(keep)
         self.regularisers.select(keep)
         self.windows.select(keep)
+        self.portions = None if self.portions is None else self.portions[stay]
         self._make_room()
 
     def result(self, position: int) -> TrainedMember:
@@ -534,6 +587,7 @@ class Stack:
             best_epoch=state.best + 1,
             events=state.events,
             snapshots=self._snapshots_of(position),
+            ratios=self.ratios.get(state.order),
         )
 
     def _snapshots_of(self, position: int) -> dict[int, dict[str, npt.NDArray[np.float32]]]:

@@ -9,8 +9,8 @@ optimiser, dropout and end. What a member becomes does not depend on who else is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,9 +28,12 @@ from models.memory import reused_memory
 from models.networks import Classifier, Step
 from models.optimisation import clip
 from models.pruning import Round
+from models.refinement import Ratios, Unkept, refine
 from models.replay import Replay
 from models.settings import check_pruning
 from models.stack import Kind, Stack
+from models.threads import single_threaded
+from models.weighting import kept
 
 Stop = Callable[[int, Mapping[int, Sequence[float]]], Collection[int]]
 """Whose training ends after an epoch, from the losses of a stack."""
@@ -70,9 +73,14 @@ def train(
     if progress is not None:
         for warning in dict.fromkeys(warning for plan in plans for warning in plan.model.warnings):
             progress(f"{warning}\n")
+    plans = [replace(plan, training=kept(events, plan)) for plan in plans]
+    nested = None if checkpoints is None else Unkept(checkpoints)
+    ratios = refine(events, plans, partial(train, progress=progress, checkpoints=nested, device=device), device)
     saved = {} if checkpoints is None else {order: checkpoints.load(order) for order in range(len(plans))}
     rounds = {order: Round.of(plan, saved.get(order)) for order, plan in enumerate(plans)}
-    trained = _train_rounds(events, rounds, saved, progress, checkpoints, stop=stop, device=device)
+    trained = _train_rounds(
+        events, rounds, ratios, saved, progress=progress, checkpoints=checkpoints, stop=stop, device=device
+    )
     return [trained[order] for order in range(len(plans))]
 
 
@@ -101,20 +109,23 @@ def prune(
     """
     for plan in plans:
         check_pruning(plan.model, plan.settings)
+    plans = [replace(plan, training=kept(events, plan)) for plan in plans]
+    ratios = [member.ratios for member in members]
     following = [Round(plan, plan).after(member) for plan, member in zip(plans, members, strict=True)]
     rounds = {order: own for order, own in enumerate(following) if isinstance(own, Round)}
     done = {order: own for order, own in enumerate(following) if isinstance(own, TrainedMember)}
-    done |= _train_rounds(events, rounds, {}, progress, None, stop=None, device=device)
+    done |= _train_rounds(events, rounds, ratios, {}, progress=progress, checkpoints=None, stop=None, device=device)
     return [done[order] for order in range(len(plans))]
 
 
 def _train_rounds(
     events: TrainingEvents,
     rounds: dict[int, Round],
+    ratios: Sequence[Ratios | None],
     saved: dict[int, Checkpoint | None],
+    *,
     progress: Callable[[str], None] | None,
     checkpoints: Checkpoints | None,
-    *,
     stop: Stop | None,
     device: str,
 ) -> dict[int, TrainedMember]:
@@ -126,7 +137,8 @@ def _train_rounds(
             now = {order: own.plan for order, own in rounds.items() if own.number == number}
             say = progress if number == 0 else _pruned(progress, number)
             own_stop = stop if number == 0 else None  # fine-tuning has epochs of its own
-            found = _train_round(events, now, saved, say, checkpoints, stop=own_stop, device=device)
+            how: dict[str, Any] = {"progress": say, "checkpoints": checkpoints, "stop": own_stop, "device": device}
+            found = _train_round(events, now, ratios, saved, **how)
             for order, member in found.items():
                 following = rounds.pop(order).after(member)
                 saved.pop(order, None)
@@ -145,10 +157,11 @@ def _pruned(progress: Callable[[str], None] | None, number: int) -> Callable[[st
 def _train_round(
     events: TrainingEvents,
     plans: Mapping[int, MemberPlan],
+    ratios: Sequence[Ratios | None],
     saved: Mapping[int, Checkpoint | None],
+    *,
     progress: Callable[[str], None] | None,
     checkpoints: Checkpoints | None,
-    *,
     stop: Stop | None,
     device: str,
 ) -> dict[int, TrainedMember]:
@@ -162,7 +175,7 @@ def _train_round(
     for (_, place), members in stacks.items():
         first = plans[next(iter(members))]
         classifier = Classifier(first.model, events.signature, device, augmentation=first.settings.augmentation)
-        stack = Stack(classifier, events, {order: plans[order] for order in members}, device)
+        stack = Stack(classifier, events, {order: plans[order] for order in members}, device, ratios)
         trained |= stack.restore(list(members.values()))
         if stack.states:
             trained |= _train_together(stack, place, progress, checkpoints, stop)
@@ -308,17 +321,6 @@ def gpu_name() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Let torch compute with one thread: sums then have one order, and processes side by side do not fight."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _check(events: TrainingEvents, plans: Sequence[MemberPlan]) -> None:
     """Refuse shapes that do not fit and numbers that are not finite."""
     count, features, classes = len(events.labels), len(events.signature.features), len(events.signature.classes)
@@ -333,6 +335,8 @@ def _check(events: TrainingEvents, plans: Sequence[MemberPlan]) -> None:
     }
     if events.extra is not None:
         columns["extra"] = (events.extra, (count, len(events.extra_names)), np.float32)
+    if events.processes is not None:
+        columns["processes"] = (events.processes, (count,), np.int64)
     for plan in plans:
         columns[f"training of fold {plan.fold}, member {plan.index}"] = (plan.training, (count,), np.bool_)
         columns[f"validation of fold {plan.fold}, member {plan.index}"] = (plan.validation, (count,), np.bool_)

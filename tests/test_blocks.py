@@ -30,6 +30,7 @@ from models.settings import (
     Activation,
     Augmentation,
     Averaging,
+    Balance,
     Connections,
     FeatureInput,
     Initialisation,
@@ -37,6 +38,7 @@ from models.settings import (
     InputSettings,
     Loss,
     ModelSettings,
+    NegativeWeights,
     NetworkType,
     Normalisation,
     NumberEmbedding,
@@ -404,6 +406,18 @@ class TestCombinations:
         shares = several(1.0, 0.5)
         snapshots, recorded = data.draw(st.sampled_from([0, 1])), data.draw(st.booleans())
         pruned = several("none", "magnitude", "structured")
+        bounded = data.draw(st.sampled_from([None, 5.0]))
+        weights: dict[str, Any] = data.draw(
+            st.sampled_from([{}, {"flatten": ("met",), "flatten_bins": 2}, {"negative_weights": "absolute"}])
+        )
+        if sampling == "balanced":
+            weights = {**weights, "shares": data.draw(st.sampled_from([None, {"signal": 0.3, "background": 0.7}]))}
+        elif sampling == "plain":
+            weights = {**weights, "down_sampling": data.draw(st.sampled_from([None, {"background": 0.5}]))}
+        balances: list[Balance] = several("classes", "none")
+        signs: list[NegativeWeights] = several("signed", "ignore")
+        if weights.get("negative_weights") != "absolute" and "flatten" in weights:
+            weights = {**weights, "negative_weights": signs[0]}
         drops, norms, clips, gammas = several(0.0, 0.3), several(None, 0.7), several(None, 1.0), several(2.0, 0.5)
         widths = (5, 5) if connections == "residual" else (6, 3)
         if inputs.features or embedding != "none":
@@ -422,6 +436,7 @@ class TestCombinations:
                 submodels=2,
                 inputs=inputs,
                 embedding=embedding,
+                logit_bound=bounded,
             )
             training = TrainingSettings(
                 augmentation=augmentation,
@@ -444,6 +459,8 @@ class TestCombinations:
                 pruning=pruned[number],
                 pruning_share=None if pruned[number] == "none" else 0.3,
                 fine_tuning=None if pruned[number] == "none" else 1,
+                balance=balances[number],
+                **weights,
                 **{name: values[number] for name, values in strengths.items()},
             )
             plans.append(dataclasses.replace(plan, model=model, settings=training))

@@ -171,6 +171,13 @@ def test_unknown_key_suggests_the_nearest(
         ("data.datasets.mixed", {}, "key data.datasets.mixed: give either `files` or `simulate`"),
         ("data.datasets.mixed", {"files": []}, "key data.datasets.mixed: `files` is empty"),
         ("data.generated", {"tree": "Runs"}, "key data.generated: give either `tree` and `branch`, or `histogram`"),
+        (
+            "training.flatten",
+            ["mett"],
+            "key training.flatten names 'mett', which is neither in features nor in spectators",
+        ),
+        ("training.down_sampling", {"signl": 0.5}, "key training.down_sampling is 'signl'; expected names of classes"),
+        ("training.shares", {"signal": 0.5}, "key training: shares is {'signal': 0.5}, but sampling plain has no such"),
         ("spectators", ["met"], "keys features and spectators: 'met' is listed more than once"),
         # names that belong to nothing
         ("classes.signal", "signl", "key classes: the signal 'signl' is not a class. Did you mean 'signal'?"),

@@ -99,7 +99,7 @@ class TestFiles:
         from safetensors.numpy import save_file
 
         save_file({"x": np.zeros(1)}, path)
-        with pytest.raises(ValueError, match="has format None; expected format 5"):
+        with pytest.raises(ValueError, match="has format None; expected format 6"):
             load_member(path)
 
     def test_an_ensemble_is_ordered_and_of_one_kind(self) -> None:
@@ -186,6 +186,18 @@ class TestOnnx:
         other = make_member(ensemble.members[0].model, 0, 7)
         changed = Ensemble((dataclasses.replace(other, index=0), *ensemble.members[1:]))
         assert check_onnx(tmp_path / "ensemble.onnx", changed, values, present, folds) > 1e-3
+
+    def test_bounded_logits_and_the_prior(self, tmp_path: Path) -> None:
+        """The bound is inside, and the file says what its scores are posteriors under."""
+        members = make_ensemble(ModelSettings(hidden=(19, 6), logit_bound=0.2)).members
+        own = TrainingSettings(balance="none", negative_weights="reweighted")
+        ensemble = Ensemble(tuple(dataclasses.replace(member, training=own) for member in members))
+        export_onnx(ensemble, tmp_path / "ensemble.onnx", {})
+        values, present, folds = make_inputs(500)
+        assert check_onnx(tmp_path / "ensemble.onnx", ensemble, values, present, folds) < 1e-5
+        assert predict(ensemble, values, present).max() < 1 / (1 + np.exp(-0.4))
+        properties = {entry.key: entry.value for entry in onnx.load(tmp_path / "ensemble.onnx").metadata_props}
+        assert properties["prior"] == "shares of the refined weights of the training events"
 
     @pytest.mark.parametrize("loss", get_args(Loss))
     @pytest.mark.parametrize("kind", get_args(NetworkType))

@@ -384,6 +384,16 @@ COMBINED = [
     (TABM, dataclasses.replace(EVERYTHING, sampling="balanced", window=1000)),
     (MODEL, dataclasses.replace(EVERYTHING, sampling="weighted", averaging="ema", loss="binary_cross_entropy")),
     (MODEL, dataclasses.replace(EVERYTHING, averaging="swa", averaging_start=0.5, label_smoothing=0.1)),
+    (
+        dataclasses.replace(MODEL, logit_bound=5.0),
+        dataclasses.replace(
+            EVERYTHING,
+            negative_weights="absolute",
+            flatten=("spectator",),
+            flatten_bins=3,
+            down_sampling={"background": 0.6},
+        ),
+    ),
 ]
 
 

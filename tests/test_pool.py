@@ -62,6 +62,15 @@ def test_who_is_in_the_pool(toy_table: ToyTable) -> None:
     assert not np.isin(pool.identity, table.identity[table.is_test]).any()
 
 
+def test_processes(toy_table: ToyTable, tmp_path: Path) -> None:
+    table = toy_table()
+    pool = prepare(table, SETTINGS)
+    assert pool.processes == ("top", "higgs", "other")
+    np.testing.assert_array_equal(pool.process, table.process[~table.is_test & (table.process != 2)])
+    save_pool(pool, tmp_path)
+    assert load_pool(tmp_path).processes == pool.processes
+
+
 @pytest.mark.parametrize("scheme", ["rotating", "standard"])
 def test_events_of_a_network(toy_table: ToyTable, scheme: str) -> None:
     settings = replace(SETTINGS, scheme=scheme)

@@ -201,6 +201,17 @@ class TestPage:
         for point in test["working_points"]:
             assert f"{point['threshold']:.4f}" in text
 
+    def test_refined_weights(self, summary: dict[str, Any]) -> None:
+        """The table is there where weights were refined."""
+        assert "Refined weights" not in Page(render(content(summary))).text
+        found = {"negative": 0.181, "clipped": 0.0123, "sum": 0.9912, "features": {"met": {}, "pt": {}}}
+        smallest = {"feature": "pt", "p_value": 0.0421}
+        summary["refinement"] = {"top": {**found, "smallest": smallest}, "higgs": {**found, "smallest": None}}
+        summary["prior"] = "equal for all classes"
+        text = Page(render(content(summary))).text
+        for shown in ("Refined weights", "0.991", "0.042", "under this prior of the training: equal for all classes"):
+            assert shown in " ".join(text.split())
+
     def test_yields_and_cutflow_are_shown(self, summary: dict[str, Any]) -> None:
         text = Page(render(content(summary))).text
         assert "higgs_lvlv higgs 3,021 301.2 ± 5.5 2,989 755 4.01" in text

@@ -64,7 +64,14 @@ def draw(
     window = window_of(events, uses, by_class=how == "balanced")
     factors = torch.ones(len(uses), len(events.signature.classes), dtype=torch.float64)
     keys = keys_of(len(uses)) if keys is None else keys
-    return sampling.batches(window, how, size, keys, factors).numpy()
+    shares = equal_shares(size, events) if how == "balanced" else ()
+    return sampling.batches(window, how, size, keys, factors, shares=shares).numpy()
+
+
+def equal_shares(size: int, events: TrainingEvents) -> list[int]:
+    """Events of each class in a balanced batch."""
+    classes = len(events.signature.classes)
+    return sampling.shares(size, [1 / classes] * classes)
 
 
 def balanced_factors(events: TrainingEvents, size: int) -> npt.NDArray[np.float64]:
@@ -72,9 +79,8 @@ def balanced_factors(events: TrainingEvents, size: int) -> npt.NDArray[np.float6
     classes = len(events.signature.classes)
     plain = class_factors(events.weights, events.labels, classes)
     window = window_of(events, [np.ones(len(events.labels), dtype=np.bool_)], by_class=True)
-    factors: npt.NDArray[np.float64] = sampling.loss_factors(window, "balanced", size, torch.from_numpy(plain)[None])[
-        0
-    ].numpy()
+    counts, own = equal_shares(size, events), torch.from_numpy(plain)[None]
+    factors: npt.NDArray[np.float64] = sampling.loss_factors(window, "balanced", size, own, shares=counts)[0].numpy()
     return factors
 
 
@@ -225,7 +231,7 @@ class TestBalanced:
         batches = draw(tell(labels.tolist()), [labels >= 0], "balanced", size, keys_of(1, seed))[:, 0]
         assert batches.shape == (-(-sum(counts) // size), size)
         assert (batches >= 0).all()
-        shares = sampling.shares(size, len(counts))
+        shares = sampling.shares(size, [1 / len(counts)] * len(counts))
         assert sum(shares) == size
         assert max(shares) - min(shares) <= 1
         for rows in batches:
@@ -276,7 +282,7 @@ class TestBalanced:
         random = np.random.default_rng(2)
         labels = np.repeat([0, 1, 2], [60, 20, 11])
         weights = random.normal(1, 1, 91) * np.array([0.1, 1, 30])[labels]
-        shares = sampling.shares(7, 3)
+        shares = sampling.shares(7, [1 / 3] * 3)
         assert shares == [3, 2, 2]
         factors = balanced_factors(tell(labels.tolist(), weights.tolist()), 7)
         means = np.bincount(labels, weights=weights) / np.bincount(labels)

@@ -64,6 +64,8 @@ class TestConfiguration:
         )
         assert config.training_truth == ("true_dilepton_mt", "true_met")
         assert config.truth == (*config.training_truth, "lepton1_phi")
+        flat = self.load("training.flatten=[lepton1_phi, met]").config
+        assert flat.training_truth == (*config.training_truth, "lepton1_phi")
         soft = self.load("classes.soft_labels={diboson: true_met}").config.soft_labels
         assert soft == (None, "true_met")
 
@@ -280,12 +282,16 @@ def test_an_analysis_with_everything(law: Law) -> None:
         "classes.soft_labels={signal: teacher}",
         "training.loss=kullback_leibler",
         "training.decorrelation={ratio: 0.5}",
+        "training.flatten=[ratio, pt1]",
+        "training.flatten_bins=2",
+        "training.balance=processes",
     ]
     law("Report", "--analysis", law.analysis, *(part for override in given for part in ("--set", override)))
     (results,) = law.results.glob("toy@*")
     summary: dict[str, Any] = json.loads((results / "summary.json").read_text())
     assert summary["targets"]["energy"]["outputs"] == ["energy_q16", "energy_q50", "energy_q84"]
     assert summary["decorrelation"]["ratio"]["strength"] == 0.5
+    assert summary["prior"].endswith("each process flat in ratio and pt1")
     assert summary["onnx"]["largest_difference"] < 1e-5
     spread = summary["targets"]["energy"]["test"]["spread"]["value"]
     assert spread == pytest.approx(20 / np.sqrt(3), rel=0.2)

@@ -40,7 +40,8 @@ from models.settings import (
     TrainingSettings,
 )
 from models.stack import Stack, precision_on
-from models.training import _take_step, best_device, gpu_name, single_threaded, train
+from models.threads import single_threaded
+from models.training import _take_step, best_device, gpu_name, train
 from models.transforms import Layout, stack_transforms
 
 SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "event", "l2", "l2"), ("signal", "background"))

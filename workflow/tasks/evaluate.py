@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
-from workflow.base import Given, Task
+from workflow.base import Given, Made, Task
 from workflow.store import read_json, write_json
 from workflow.tasks.export import ONNX_TOLERANCE, ExportEnsemble
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.tables import Sums, load_events, require_events
+from workflow.tasks.train import TrainFolds
 
 if TYPE_CHECKING:
     from analysis.evaluation import EvaluationSettings, Scales, ScoredEvents, ScoreSettings
@@ -55,6 +56,7 @@ class EvaluateSlice:
 
     scored: ScoredSlice
     evaluation: EvaluationSettings
+    refined: bool
 
 
 class EvaluateEnsemble(Task[EvaluateSlice]):
@@ -68,6 +70,7 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
             **require_scored(self, ("features", "factors", "truth")),
             "pool": PrepareFolds.req(self),
             "export": ExportEnsemble.req(self),
+            **({"networks": TrainFolds.req(self, branches=())} if refined(self.plan.config) else {}),
         }
 
     def slice(self, config: Configuration) -> EvaluateSlice:
@@ -82,7 +85,8 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
             targets=regressed(config),
             decorrelation=dict(config.training.decorrelation),
         )
-        return EvaluateSlice(ScoredSlice.of(config, config.feature_names, config.judged_truth), evaluation)
+        scored = ScoredSlice.of(config, config.feature_names, config.judged_truth)
+        return EvaluateSlice(scored, evaluation, refined(config))
 
     def files(self) -> Sequence[str]:
         return ("evaluation.json",)
@@ -95,6 +99,8 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
         events, scales = load_scored(given.made, settings.scored)
         summary = judge(events, scales, settings.scored.scores, settings.evaluation, pool["dropped"])
         summary["onnx"] = compare_onnx(given.made["export"].path("ensemble.onnx"), events, pool["features"])
+        if settings.refined:
+            summary["refinement"] = close(given.made["pool"].path("pool"), given.made["networks"], settings)
         write_json(out / "evaluation.json", summary)
 
 
@@ -106,6 +112,24 @@ def regressed(config: Configuration) -> dict[str, Regressed]:
         name: Regressed(target.function, target.loss, target.outputs(name), target.levels)
         for name, target in config.targets.items()
     }
+
+
+def refined(config: Configuration) -> bool:
+    """Whether negative weights are learned away."""
+    return config.training.negative_weights == "reweighted"
+
+
+def close(pool: Path, networks: Mapping[int, Made], settings: EvaluateSlice) -> dict[str, Any]:
+    """Compare refined with signed weights, event by event those that a network trains with."""
+    from analysis.closure import closure, crossed
+    from analysis.pool import load_pool
+    from models.ensemble import load_member
+
+    events, folds = load_pool(pool), settings.scored.scores.folds
+    files = {made.about: made.path("network.safetensors") for made in networks.values()}
+    ratios = [ratio for f in range(folds) if (ratio := load_member(files[f, 0], ratios=True).ratios) is not None]
+    uses = [events.uses(fold, folds, settings.evaluation.scheme)[0] for fold in range(folds)]
+    return closure(events, crossed(ratios, uses, events.folds))
 
 
 def compare_onnx(path: Path, events: ScoredEvents, features: Sequence[str]) -> dict[str, Any]:

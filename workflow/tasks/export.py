@@ -59,9 +59,15 @@ class ExportEnsemble(Task[ExportSlice]):
             raise RuntimeError(f"ensemble.onnx differs from PyTorch by up to {difference}")
 
 
-def load_ensemble(networks: Mapping[int, Made], combination: Combination) -> Any:
-    """Read the networks of all branches of `TrainFolds`, their snapshots included."""
+def load_ensemble(networks: Mapping[int, Made], combination: Combination, *, ratios: bool = False) -> Any:
+    """Read the networks of all branches of `TrainFolds`, their snapshots included.
+
+    Args:
+        networks: What the branches have made.
+        combination: How the networks become one.
+        ratios: Whether to read what `models.ensemble.load_member` reads on demand.
+    """
     from models.ensemble import Ensemble, load_member
 
-    members = [load_member(branch.path("network.safetensors")) for branch in networks.values()]
+    members = [load_member(branch.path("network.safetensors"), ratios=ratios) for branch in networks.values()]
     return Ensemble(tuple(members), combination)

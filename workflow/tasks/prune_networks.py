@@ -80,6 +80,11 @@ class PruneNetworks(Task[PruneNetworksSlice]):
                 f"training.pruning is {self.plan.config.training.pruning}: PruneNetworks begins with networks that are "
                 "not pruned. Run it with training.pruning: none, and then choose a share."
             )
+        if self.plan.config.training.snapshots:
+            raise UserError(
+                f"training.snapshots is {self.plan.config.training.snapshots}: snapshots are not pruned. Run "
+                "PruneNetworks with training.snapshots: 0."
+            )
         return {
             **require_judged(self),
             "pool": PrepareFolds.req(self),
@@ -122,7 +127,7 @@ class PruneNetworks(Task[PruneNetworksSlice]):
         events = load_judged(given.made, settings.events)
         pool = load_pool(given.made["pool"].path("pool"))
         (out / "onnx").mkdir()
-        ensemble = load_ensemble(given.made["networks"], settings.events.combination)
+        ensemble = load_ensemble(given.made["networks"], settings.events.combination, ratios=True)
         found, speeds = prune_networks(settings, events, ensemble, pool, out / "onnx")
         write_json(out / "pruning.json", found)
         write_json(out / "speeds.json", speeds)

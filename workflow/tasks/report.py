@@ -149,6 +149,7 @@ def summary_of(config: Configuration, skipped: Sequence[SkippedFile], given: Giv
         "title": config.title or config.name,
         "fingerprint": given.fingerprint,
         **evaluation,
+        "prior": config.training.prior,
         "skipped": [{"dataset": file.dataset, "file": file.key, "reason": file.reason} for file in skipped],
         "warnings": [*warnings_of_skipped(config, skipped, Counter(file.dataset for file in inputs)), *warnings],
     }

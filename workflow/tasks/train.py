@@ -182,6 +182,7 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
     from analysis.pool import load_pool
     from models.members import TrainingDiverged
     from models.training import best_device, train
+    from models.weighting import WeightsError
 
     pool = load_pool(given.made["pool"].path("pool"))
     events, plans = training_events(pool, slices[0]), [plan_of(each, pool) for each in slices]
@@ -192,12 +193,14 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
 
     try:
         return train(events, plans, progress=progress, checkpoints=kept, device=best_device())
-    except TrainingDiverged as error:
+    except (TrainingDiverged, WeightsError) as error:
         raise UserError(str(error)) from error
 
 
 def training_events(pool: Pool, one: TrainSlice | TrialSlice) -> TrainingEvents:
     """The events of a pool as the training of a network, or of others of its analysis, takes them."""
+    import numpy as np
+
     from models.events import TrainingEvents
     from models.preprocessing import Signature, Target
 
@@ -213,6 +216,8 @@ def training_events(pool: Pool, one: TrainSlice | TrialSlice) -> TrainingEvents:
         extra_names=pool.extra_names,
         soft_labels=one.soft_labels,
         signal=None if one.signal is None else pool.classes.index(one.signal),
+        processes=np.asarray(pool.process, dtype=np.int64),
+        process_names=pool.processes,
     )
 
 
