@@ -25,6 +25,7 @@ from models.settings import (
     TargetSettings,
     TrainingSettings,
     TuningSettings,
+    alike,
     check_pruning,
     with_values,
 )
@@ -340,7 +341,7 @@ class Configuration(Section):
         try:
             check_pruning(self.model, self.training)
         except ValueError as error:
-            raise ValueError(f"keys model.hidden and training.pruning_share: {error}") from None
+            raise ValueError(f"keys model and training.pruning: {error}") from None
         return self
 
     @model_validator(mode="after")
@@ -451,6 +452,50 @@ class Configuration(Section):
     def truth(self) -> tuple[str, ...]:
         """All of both."""
         return tuple(dict.fromkeys([*self.training_truth, *self.judged_truth]))
+
+    @model_validator(mode="after")
+    def _objects_fit(self) -> Configuration:
+        model = self.model
+        groups = {"pattern_objects": (model.pattern_objects or (),), "like_objects": model.like_objects or ()}
+        for key, name in ((key, name) for key, own in groups.items() for group in own for name in group):
+            if name not in self.features:
+                hint = nearest(name, self.features)
+                raise ValueError(f"key model.{key} names {name!r}, which is no object of features. {hint}")
+        if model.missing == "deep_sets":
+            kinds = alike(tuple(self.features), model.absence["like_objects"])
+            if all(len(kind) == 1 for kind in kinds):
+                raise ValueError(
+                    "key model.missing: with deep_sets like objects share parameters, but no two names in features "
+                    "differ in a number at the end; name those that are alike in model.like_objects"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _separate_fits(self) -> Configuration:
+        if self.model.missing != "separate":
+            return self
+        more = {
+            "targets": list(self.targets),
+            "classes.soft_labels": list(self.classes.soft_labels),
+            "training.decorrelation": list(self.training.decorrelated),
+        }
+        for key, found in more.items():
+            if found:
+                raise ValueError(
+                    f"key {key}: the networks of model.missing: separate learn hard labels; expected none, found "
+                    f"{', '.join(found)}"
+                )
+        if self.training.snapshots or self.training.combination == "weighted":
+            raise ValueError(
+                "keys training.snapshots and training.combination: with model.missing: separate, whose members are "
+                "several networks, 0 and another one than weighted are expected"
+            )
+        if self.folds.scheme == "standard":
+            raise ValueError(
+                "key model.missing: separate networks are calibrated on the fold that they stop on, which with "
+                "folds.scheme: standard is the one that they leave out; choose rotating"
+            )
+        return self
 
     @property
     def feature_names(self) -> tuple[str, ...]:

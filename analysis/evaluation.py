@@ -13,12 +13,15 @@ import numpy.typing as npt
 from analysis.decorrelation import remaining
 from analysis.errors import UserError
 from analysis.friends import KINDS, read_friend
-from analysis.metrics import Sample, bootstrap_counts, evaluate
+from analysis.metrics import Sample, bootstrap_counts, evaluate, evaluate_auc
 from analysis.regression import Regressed, judge_target, places
 from analysis.splitting import Scheme, fold_of
 from analysis.statistics import Histogram, binned_significance, choose_edges, score_histograms
 from analysis.table import EventTable
 from analysis.weights import Totals, effective_number, scale_of_rest, scale_of_test
+
+PATTERN_EVENTS = 10
+"""Fewest events of the signal and of the rest for an AUC of the events with one pattern of present objects."""
 
 
 @dataclass(frozen=True)
@@ -205,15 +208,23 @@ def judge(
         if not np.any(test & (table.label == c)):
             raise UserError(f"Class {name!r} has no test events. Use more events or a larger folds.test_fraction.")
 
-    def merit(rows: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> dict[str, Any]:
-        sample = Sample(
+    def sample(rows: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> Sample:
+        return Sample(
             probabilities=scores[rows],
             label=table.label[rows],
             weight=weight[rows],
             process=table.process[rows],
             identity=table.identity[rows],
         )
-        return evaluate(sample, scored.classes, scored.signal, settings.replicas, settings.seed)
+
+    def merit(rows: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> dict[str, Any]:
+        return evaluate(sample(rows, scores), scored.classes, scored.signal, settings.replicas, settings.seed)
+
+    def separation(rows: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> dict[str, Any] | None:
+        of_signal = table.label[rows] == scored.classes.index(scored.signal)
+        if min(of_signal.sum(), (~of_signal).sum()) < PATTERN_EVENTS:
+            return None
+        return evaluate_auc(sample(rows, scores), scored.classes, scored.signal, settings.replicas, settings.seed)
 
     categories = sorted({str(category) for category in table.category[test]} - {""})
     return {
@@ -235,6 +246,15 @@ def judge(
             for name in categories
             for rows in [test & (table.category == name)]
         },
+        "patterns": [
+            {
+                "objects": objects,
+                "entries": {name: int(np.sum(rows & (table.label == c))) for c, name in enumerate(scored.classes)},
+                "out_of_fold": separation(rows & rest, events.routed),
+                "test": separation(rows & test, events.ensemble),
+            }
+            for objects, rows in _patterns(table, labelled, settings.features)
+        ],
         "significance": _significance(events, weight, scored, settings),
         **_targets(events, weight, settings),
         **_decorrelation(events, weight, scored, settings),
@@ -292,6 +312,34 @@ def _decorrelation(
     return {"decorrelation": result}
 
 
+def _patterns(
+    table: EventTable, labelled: npt.NDArray[np.bool_], features: Mapping[str, str]
+) -> list[tuple[list[str], npt.NDArray[np.bool_]]]:
+    """Patterns of present objects among labelled events, the most frequent first: the objects, and which events.
+
+    Objects that all of these events have, or none, are left out.
+    """
+    there = {name: ~absent for name, absent in _absent(table, features).items()}
+    chosen = [name for name, own in there.items() if 0 < own[labelled].sum() < labelled.sum()]
+    if not chosen:
+        return []
+    matrix = np.stack([there[name] for name in chosen], axis=1)  # [N, O]
+    found, which, counts = np.unique(matrix[labelled], axis=0, return_inverse=True, return_counts=True)
+    everyone = np.full(len(table), -1)
+    everyone[labelled] = which.ravel()
+    order = sorted(range(len(found)), key=lambda row: (-counts[row], tuple(~found[row])))
+    return [([n for n, own in zip(chosen, found[row], strict=True) if own], everyone == row) for row in order]
+
+
+def _absent(table: EventTable, features: Mapping[str, str]) -> dict[str, npt.NDArray[np.bool_]]:
+    """For each object, which events have none of its features, bool [N]."""
+    result: dict[str, npt.NDArray[np.bool_]] = {}
+    for name, owner in features.items():
+        mask = np.ma.getmaskarray(table.columns[name])
+        result[owner] = result[owner] & mask if owner in result else mask
+    return result
+
+
 def _is_data(table: EventTable, collision: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Events of collision data."""
     return np.isin(table.process, [i for i, name in enumerate(table.processes) if name in collision])
@@ -318,14 +366,8 @@ def _yields(table: EventTable, scales: Scales, classes: Sequence[str]) -> dict[s
 def _missing(table: EventTable, collision: Sequence[str], features: Mapping[str, str]) -> dict[str, float]:
     """Share of selected simulated events in which no feature of an object is present."""
     simulated = ~_is_data(table, collision)
-    result = {}
-    for obj in dict.fromkeys(features.values()):
-        absent = np.ones(len(table), dtype=np.bool_)
-        for name, owner in features.items():
-            if owner == obj:
-                absent &= np.ma.getmaskarray(table.columns[name])
-        result[obj] = float(absent[simulated].mean()) if simulated.any() else 0.0
-    return result
+    absent = _absent(table, features)
+    return {name: float(own[simulated].mean()) if simulated.any() else 0.0 for name, own in absent.items()}
 
 
 def _significance(

@@ -207,6 +207,15 @@ def evaluate(sample: Sample, classes: Sequence[str], signal: str, replicas: int,
     }
 
 
+def evaluate_auc(sample: Sample, classes: Sequence[str], signal: str, replicas: int, seed: int) -> dict[str, Any]:
+    """Compute the AUC of the signal against the rest alone; arguments as `evaluate`, of whose result it is ``auc``."""
+    chosen = classes.index(signal)
+    task = _auc_tasks(sample, classes, chosen)["class", chosen]
+    value = task.replicas(np.ones((len(sample.weight), 1)))[:, 0]
+    blocks = [task.replicas(block.T) for block in bootstrap_counts(sample.identity, sample.process, replicas, seed)]
+    return task.to_json(value, np.concatenate(blocks, axis=1))
+
+
 def negative_dilution(w: FloatArray) -> float:
     """Return Σ|w|/Σw of weights [N]: 1 without negative weights, larger with them.
 

@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 
 from analysis.costs import amount, energy
+from analysis.evaluation import PATTERN_EVENTS
 from analysis.selection import Cutflow
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -120,6 +121,7 @@ def render(content: ReportContent) -> str:
         summary={"targets": {}, "decorrelation": {}} | dict(summary),
         samples=_samples(summary),
         test=metrics["test"],
+        pattern_events=PATTERN_EVENTS,
         backgrounds=[c for c in summary["classes"] if c != summary["signal"]],
         warnings=list(dict.fromkeys([*content.warnings, *summary["warnings"], *notes(summary)])),
         yields=[_Yield.of(name, entry) for name, entry in summary["yields"].items()],

@@ -124,7 +124,10 @@ def _course(own: Any) -> Any:
 
 
 class Checkpoints(Protocol):
-    """Where checkpoints are kept; networks are counted as the caller of the training counts them."""
+    """Where checkpoints are kept; networks are counted as the caller of the training counts them.
+
+    With ``missing: separate``, the further networks of plan o of n are o + n, o + 2 n and so on.
+    """
 
     def load(self, order: int) -> Checkpoint | None:
         """Where a network stood; None to begin anew."""

@@ -16,14 +16,15 @@ import numpy.typing as npt
 import torch
 
 from models.combination import predicted, spread
-from models.members import History, TrainedMember
+from models.members import History, Patterns, TrainedMember
 from models.networks import Classifier
+from models.patterns import Routing
 from models.preprocessing import Signature, Target
 from models.settings import Augmentation, Combination, InputSettings, ModelSettings, TargetSettings, TrainingSettings
 from models.threads import single_threaded
 from models.transforms import Transform, stack_transforms
 
-FORMAT = 6
+FORMAT = 7
 """Version of the file format; a file of another version is refused."""
 _RATIOS = "refinement.ratios"
 BLOCK = 1024
@@ -84,16 +85,23 @@ class Ensemble:
         weights: npt.NDArray[np.float64] = np.exp(losses.min() - losses)
         return weights
 
-    def stacked(self, device: str = "cpu") -> tuple[Classifier, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Return the network, its parameters ``[M, ...]`` and the tables of its transforms, both by name."""
+    def stacked(
+        self, device: str = "cpu"
+    ) -> tuple[Classifier, dict[str, torch.Tensor], dict[str, torch.Tensor], Routing | None]:
+        """Return the network, its parameters ``[M', ...]`` and the tables of its transforms by name, and the routing.
+
+        M' is M, unless members are several networks each, between which the routing chooses.
+        """
+        networks = [network for member in self.members for network in member.parts]
         model, training = self.members[0].model, self.members[0].training
         classifier = Classifier(model, self.signature, device, training.loss, training.augmentation)
         views = {}
         for name in (parameter.name for parameter in classifier.parameters):
-            rows = [torch.from_numpy(member.parameters[name]) for member in self.members]
-            views[name] = torch.stack(rows).to(device)  # (M, ...)
-        tables = stack_transforms(member.transform for member in self.members)  # (M, 1 or Q, f) each
-        return classifier, views, {name: table.to(device) for name, table in tables.items()}
+            rows = [torch.from_numpy(network.parameters[name]) for network in networks]
+            views[name] = torch.stack(rows).to(device)  # (M', ...)
+        tables = stack_transforms(network.transform for network in networks)  # (M', 1 or Q, f) each
+        routing = Routing(self.members, self.signature, device) if model.missing == "separate" else None
+        return classifier, views, {name: table.to(device) for name, table in tables.items()}, routing
 
 
 def save_member(path: str | Path, member: TrainedMember) -> None:
@@ -105,7 +113,20 @@ def save_member(path: str | Path, member: TrainedMember) -> None:
     """
     from safetensors.numpy import save_file
 
-    description = {
+    own = [_content(network) for network in member.parts]
+    (description, tensors), others = own[0], own[1:]
+    if member.patterns is not None:
+        description |= {"patterns": dataclasses.asdict(member.patterns), "others": [text for text, _ in others]}
+    for number, (_, found) in enumerate(others, 1):
+        tensors |= {f"{number}.{name}": value for name, value in found.items()}
+    if member.ratios is not None:
+        tensors[_RATIOS] = member.ratios
+    save_file(tensors, path, metadata={"eventfold": json.dumps(description, sort_keys=True)})
+
+
+def _content(member: TrainedMember) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
+    """What a file says of one network, and its tensors."""
+    description: dict[str, Any] = {
         "format": FORMAT,
         "fold": member.fold,
         "index": member.index,
@@ -118,14 +139,13 @@ def save_member(path: str | Path, member: TrainedMember) -> None:
         "best_epoch": member.best_epoch,
         "events": member.events,
         "snapshots": list(member.snapshots),
+        "temperature": member.temperature,
     }
     tensors = {f"parameters.{name}": value for name, value in member.parameters.items()}
     for epoch, parameters in member.snapshots.items():
         tensors |= {f"snapshot{epoch}.{name}": value for name, value in parameters.items()}
     tensors |= {f"transform.{name}": table for name, table in member.transform.tables.items()}
-    if member.ratios is not None:
-        tensors[_RATIOS] = member.ratios
-    save_file(tensors, path, metadata={"eventfold": json.dumps(description, sort_keys=True)})
+    return description, tensors
 
 
 def load_member(path: str | Path, *, ratios: bool = False) -> TrainedMember:
@@ -152,12 +172,22 @@ def load_member(path: str | Path, *, ratios: bool = False) -> TrainedMember:
     description = json.loads(metadata.get("eventfold", "{}"))
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')}; expected format {FORMAT}: train again.")
+    member = _network(description, tensors, "")
+    if "patterns" not in description:
+        return member
+    others = [_network(text, tensors, f"{number}.") for number, text in enumerate(description["others"], 1)]
+    return dataclasses.replace(member, patterns=Patterns(**_tuples(description["patterns"])), others=tuple(others))
+
+
+def _network(description: dict[str, Any], tensors: dict[str, npt.NDArray[np.float32]], place: str) -> TrainedMember:
+    """One network, from what `_content` gave and the beginning of its tensors' names."""
     model, training = _tuples(description["model"]), _tuples(description["training"])
     model["inputs"] = InputSettings.restored(model["inputs"])
     if training["augmentation"] is not None:
         training["augmentation"] = Augmentation.restored(training["augmentation"])
 
-    def named(prefix: str) -> dict[str, npt.NDArray[np.float32]]:
+    def named(kind: str) -> dict[str, npt.NDArray[np.float32]]:
+        prefix = f"{place}{kind}."
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
     return TrainedMember(
@@ -167,14 +197,15 @@ def load_member(path: str | Path, *, ratios: bool = False) -> TrainedMember:
         signature=_signature(description["signature"]),
         model=ModelSettings(**model),
         training=TrainingSettings(**training),
-        transform=Transform(named("transform.")),
-        parameters=named("parameters."),
+        transform=Transform(named("transform")),
+        parameters=named("parameters"),
         history=History(**_tuples(description["history"])),
         precision=description["precision"],
         best_epoch=description["best_epoch"],
         events=(description["events"][0], description["events"][1]),
-        snapshots={epoch: named(f"snapshot{epoch}.") for epoch in description["snapshots"]},
-        ratios=tensors.get(_RATIOS),
+        snapshots={epoch: named(f"snapshot{epoch}") for epoch in description["snapshots"]},
+        ratios=tensors.get(_RATIOS) if place == "" else None,
+        temperature=description["temperature"],
     )
 
 
@@ -205,7 +236,7 @@ def predict(
     if not np.isfinite(clean).all():
         row, column = np.argwhere(~np.isfinite(clean))[0]
         raise ValueError(f"Event {row}: {ensemble.signature.features[column]} is {clean[row, column]}, not finite.")
-    classifier, views, statistics = ensemble.stacked(device)
+    classifier, views, statistics, routing = ensemble.stacked(device)
     outputs = len(ensemble.signature.classes) + len(ensemble.signature.predicted)
     predictions = np.empty((len(ensemble.members), len(values), outputs), dtype=np.float32)
     with single_threaded(), torch.inference_mode():
@@ -216,7 +247,7 @@ def predict(
             block[0, :count] = torch.from_numpy(clean[start : start + count])
             known[0, :count] = torch.from_numpy(present[start : start + count])
             inputs = (block.to(device), known.to(device))  # (1, B, F) each
-            found = classifier.predictions(views, statistics, *inputs)  # (M, B, C + R)
+            found = classifier.predictions(views, statistics, *inputs, routing=routing)  # (M, B, C + R)
             predictions[:, start : start + count] = found[:, :count].cpu().numpy()
     return predictions
 
@@ -327,4 +358,4 @@ def _tuples(mapping: dict[str, Any]) -> dict[str, Any]:
 def _tuple(value: Any) -> Any:
     if isinstance(value, dict):
         return _tuples(value)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value

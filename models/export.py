@@ -35,7 +35,7 @@ class _Routed(nn.Module):
 
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
-        self.classifier, views, tables = ensemble.stacked()
+        self.classifier, views, tables, self.routing = ensemble.stacked()
         self.views = nn.ParameterDict({name: nn.Parameter(view, False) for name, view in views.items()})
         self.register_buffer("shares", torch.from_numpy(ensemble.shares).to(torch.float32))
         self.how, self.folds = ensemble.combination, ensemble.folds.tolist()
@@ -47,7 +47,8 @@ class _Routed(nn.Module):
         present = ~torch.isnan(features).unsqueeze(0)  # (1, N, F)
         views = {parameter.name: self.views[parameter.name] for parameter in self.classifier.parameters}
         statistics = {name: getattr(self, f"table{number}") for number, name in enumerate(self.names)}
-        found = self.classifier.predictions(views, statistics, features.unsqueeze(0), present)  # (M, N, C + R)
+        values = features.unsqueeze(0)  # (1, N, F)
+        found = self.classifier.predictions(views, statistics, values, present, self.routing)  # (M, N, C + R)
         # Without a network of that fold the routed score is NaN: no score is better than a wrong one.
         routed = torch.full_like(found[0], torch.nan)  # (N, C + R)
         for left_out in sorted(set(self.folds)):

@@ -19,7 +19,9 @@ _NARROW = 1e-4  # of the span: in bins that are narrower still, two runtimes wou
 _FINITE = float(np.finfo(np.float32).max)
 
 
-def fit_transforms(layout: Layout, events: TrainingEvents, uses: Sequence[Mask]) -> list[Transform]:
+def fit_transforms(
+    layout: Layout, events: TrainingEvents, uses: Sequence[Mask], shared: Sequence[int] | None = None
+) -> list[Transform]:
     """Fit the transforms of several networks, each to the present values of its own training events.
 
     Events count with \\|w\\|, scaled such that each class sums to the same: variances and quantiles need weights of one
@@ -31,6 +33,8 @@ def fit_transforms(layout: Layout, events: TrainingEvents, uses: Sequence[Mask])
         layout: What is made of which feature.
         events: The events; absent values, and events that no network uses, may hold anything.
         uses: For each network, which events it trains on, ``[N]``.
+        shared: For each feature the first of those whose moments are those of the values of all of them; ``None`` if
+            each has its own. What needs more than moments is fitted to each feature alone.
 
     Returns:
         The transform of each. A feature that is constant to float32 precision has scale 1; one that is never present
@@ -42,6 +46,9 @@ def fit_transforms(layout: Layout, events: TrainingEvents, uses: Sequence[Mask])
     labels, sizes = events.labels, np.abs(events.weights)
     shares = _shares(events, uses)  # (C,) each
     moments = _moments(events, events.values, events.present, uses, shares)  # (3, F) each
+    if shared is not None:
+        like = np.equal.outer(np.array(shared), np.array(shared)).astype(np.float64)  # (F, F)
+        moments = [own @ like for own in moments]  # (3, F) each
     found: list[dict[str, list[Doubles]]] = [{} for _ in uses]  # by table, the columns of its features
     for group in layout.groups:
         for feature in group.features:

@@ -178,8 +178,13 @@ def integrated_gradients(
         always: Which features are present in every event, bool ``[F]``.
         signal: The class.
         nodes: Points of the path.
+
+    Raises:
+        ValueError: If the member has a network for each pattern of present objects.
     """
-    classifier, *parts = Ensemble((member,)).stacked()
+    if member.others:
+        raise ValueError("missing is 'separate', where no path leads from one pattern to another; permute features.")
+    classifier, *parts, _ = Ensemble((member,)).stacked()
     views, tables = ({name: tensor.double() for name, tensor in part.items()} for part in parts)
     width, owners = classifier.layout.width, classifier.layout.owners.numpy()
     places, weights = np.polynomial.legendre.leggauss(nodes)

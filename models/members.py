@@ -34,6 +34,21 @@ class TrainingDiverged(RuntimeError):  # noqa: N818 - the name says what happene
 
 
 @dataclass(frozen=True)
+class Part:
+    """What the network of some patterns of present objects is a part of.
+
+    Attributes:
+        number: Which network of its member it is.
+        training: Which events the member trains on, over which the classes are balanced, bool ``[N]``.
+        validation: Which events it stops on, likewise.
+    """
+
+    number: int
+    training: npt.NDArray[np.bool_]
+    validation: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class History:
     """One number per epoch.
 
@@ -80,6 +95,7 @@ class MemberPlan:
         seed: Seed of initial weights, batch order and dropout.
         features: Which features it sees, bool ``[F]``; the others count as absent in all events. ``None`` for all.
         start: Where it goes on from; ``None`` for initial weights.
+        part: With ``missing: separate``, which of its networks it is; ``None`` for a plan of all of them.
     """
 
     fold: int
@@ -91,6 +107,38 @@ class MemberPlan:
     seed: int
     features: npt.NDArray[np.bool_] | None = None
     start: Start | None = None
+    part: Part | None = None
+
+    @property
+    def stream(self) -> tuple[int, ...]:
+        """The words from which its random numbers follow."""
+        return (self.seed, self.fold, self.index, *(() if self.part is None else (self.part.number,)))
+
+    @property
+    def balanced(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """The training and validation events over which weights are balanced, bool ``[N]`` each."""
+        whole = self if self.part is None else self.part
+        return whole.training, whole.validation
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Which network of a member has which patterns.
+
+    Attributes:
+        objects: The objects that make a pattern.
+        known: Patterns that its training events have, the most frequent first: for each object whether it is there.
+        groups: The network of each, counted from the one with most training events.
+    """
+
+    objects: tuple[str, ...]
+    known: tuple[tuple[bool, ...], ...]
+    groups: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many networks there are."""
+        return max(self.groups) + 1
 
 
 @dataclass(frozen=True)
@@ -115,6 +163,9 @@ class TrainedMember:
         snapshot: Whether it is one of those itself.
         ratios: With ``negative_weights: reweighted``, the mean sign of the weights at each event that it trains or
             stops on, NaN for the others, float32 ``[N]``; else ``None``.
+        temperature: By which the logits are divided before they become probabilities.
+        patterns: With ``missing: separate``, which network has which patterns of present objects.
+        others: Likewise, the networks of the other patterns; this one has the most frequent ones.
     """
 
     fold: int
@@ -132,6 +183,9 @@ class TrainedMember:
     snapshots: dict[int, dict[str, npt.NDArray[np.float32]]] = field(default_factory=dict)
     snapshot: bool = False
     ratios: npt.NDArray[np.float32] | None = None
+    temperature: float = 1.0
+    patterns: Patterns | None = None
+    others: tuple[TrainedMember, ...] = ()
 
     @property
     def networks(self) -> tuple[TrainedMember, ...]:
@@ -147,3 +201,8 @@ class TrainedMember:
     def validation_loss(self) -> float:
         """Of the epoch whose parameters it has."""
         return self.history.validation_loss[self.best_epoch - 1]
+
+    @property
+    def parts(self) -> tuple[TrainedMember, ...]:
+        """This network and those of the other patterns."""
+        return (self, *self.others)

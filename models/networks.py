@@ -13,44 +13,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models import hashing
+from models.activations import ACTIVATIONS
 from models.augmentation import Augmenter
 from models.dropout import Dropout
 from models.embeddings import Embeddings
 from models.initialisation import Parameter, Start, matrix_start
 from models.layers import Layer
+from models.linear import linear
 from models.losses import probabilities
+from models.objects import FRONTS
+from models.patterns import Routing
 from models.preprocessing import Signature, filled, presence
 from models.regression import MEAN, SCALE, in_units
 from models.regularisation import Regularisers
 from models.settings import Augmentation, Loss, ModelSettings
 from models.transforms import Layout, Tables
 
-
-def _linear(hidden: Tensor) -> Tensor:
-    return hidden
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
-    "leaky_relu": functional.leaky_relu,
-    "elu": functional.elu,
-    "selu": functional.selu,
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "mish": functional.mish,
-    "tanh": functional.tanh,
-    "sigmoid": functional.sigmoid,
-    "linear": _linear,
-}
 INPUTS = "inputs"
 """What the layer is called that turns features into what the network sees."""
 _ONES = Start(centre=1.0)
@@ -191,10 +177,7 @@ class Dense:
 
     def linear(self, parameters: Mapping[str, Tensor], layer: int, hidden: Tensor) -> Tensor:
         """One matrix product: ``[M, K·B, H']`` from ``[M, K·B, H]``."""
-        bias, weight = parameters[f"bias{layer}"], parameters[f"weight{layer}"]  # (M, 1, H'), (M, H, H')
-        if hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu":
-            return _own_products(bias, hidden, weight)  # (M, K·B, H')
-        return torch.baddbmm(bias, hidden, weight)  # (M, K·B, H')
+        return linear(parameters[f"bias{layer}"], hidden, parameters[f"weight{layer}"])  # (M, K·B, H')
 
     def last(self, parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
         """The last layer: ``[M, K·B, outputs]`` from ``[M, K·B, H]``."""
@@ -277,42 +260,6 @@ class TabM(Dense):
         return product.view(len(hidden), -1, product.shape[-1])  # (M, K·B, H')
 
 
-class _OwnProducts(torch.autograd.Function):
-    """`torch.baddbmm` by one product for each member, each written where it belongs.
-
-    In bfloat16 on a processor the product of one matrix rounds a few numbers in a million otherwise than that of
-    several does, so that a member's numbers would depend on whether it is alone.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, bias: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(hidden, weight)
-        product = hidden.new_empty(*hidden.shape[:2], weight.shape[2])  # (M, K·B, H')
-        for own in zip(bias, hidden, weight, product, strict=True):
-            torch.addmm(*own[:3], out=own[3])  # (K·B, H')
-        return product
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        hidden, weight = ctx.saved_tensors
-        by_hidden = _products(slope, weight.transpose(1, 2)) if ctx.needs_input_grad[1] else None  # (M, K·B, H)
-        return slope.sum(dim=1, keepdim=True), by_hidden, _products(hidden.transpose(1, 2), slope)
-
-
-def _own_products(bias: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
-    """Return ``[M, K·B, H']`` from biases ``[M, 1, H']``, units ``[M, K·B, H]`` and matrices ``[M, H, H']``."""
-    product: Tensor = _OwnProducts.apply(bias, hidden, weight)  # type: ignore[no-untyped-call]
-    return product
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """`torch.bmm` by one product for each member: ``[M, n, p]`` from ``[M, n, m]`` and ``[M, m, p]``."""
-    product = left.new_empty(left.shape[0], left.shape[1], right.shape[2])  # (M, n, p)
-    for own in zip(left, right, product, strict=True):
-        torch.mm(*own[:2], out=own[2])  # (n, p)
-    return product
-
-
 def _whole(hidden: Tensor) -> Tensor:
     """Units whose gradient is in one piece, however it is cut out of that of others.
 
@@ -333,6 +280,7 @@ class Classifier:
     Attributes:
         settings: What the network is.
         loss: What it was trained on.
+        front: What its layers see of the objects.
         parameters: In the order of a row: those that decay, the others that are trained, those that are not.
         decaying: How many numbers of a row decay.
         trained: How many are trained, those that decay among them.
@@ -361,12 +309,13 @@ class Classifier:
         self.augmenter = None if augmentation is None else Augmenter(augmentation, signature.features, device)
         self.layout = Layout(signature.features, settings, device)
         self.embeddings = Embeddings(settings, self.layout)
-        inputs = self.embeddings.width + len(signature.objects)
+        self.front = FRONTS[settings.missing](settings, signature, self.embeddings.width, device)
         self.classes, self.targets, more = len(signature.classes), signature.targets, len(signature.predicted)
-        self.network = NETWORKS[settings.type](settings, inputs, self.classes + more)
-        # Absent values start from 0, the mean of the present ones where these are standardised.
-        absent = Parameter("absent", (1, self.layout.width), exact=True)
-        parameters = (absent, *self.embeddings.parameters, *self.network.parameters)
+        self.network = NETWORKS[settings.type](settings, self.front.width, self.classes + more)
+        # Absent values start from 0, the mean of the present ones where these are standardised; `models.absent` writes
+        # fixed ones.
+        absent = Parameter("absent", (1, self.layout.width), trained=settings.missing != "default", exact=True)
+        parameters = (absent, *self.embeddings.parameters, *self.front.parameters, *self.network.parameters)
         if self.targets:
             kept = (Parameter(MEAN, (1, more), trained=False), Parameter(SCALE, (1, more), _ONES, trained=False))
             parameters = (*parameters, *kept)
@@ -375,8 +324,9 @@ class Classifier:
         self.trained = sum(parameter.size for parameter in parameters if parameter.trained)
         self.size = sum(parameter.size for parameter in parameters)
         shown = (f"{len(signature.features)} features, {len(signature.objects)} objects", "transform, fill in")
-        own = (absent.name, *(parameter.name for parameter in self.embeddings.parameters))
-        self.layers = (Layer(INPUTS, inputs, own, shown), *self.network.layers)
+        before = (absent, *self.embeddings.parameters, *self.front.parameters)
+        own = tuple(parameter.name for parameter in before)
+        self.layers = (Layer(INPUTS, self.front.width, own, shown), *self.network.layers)
         self.membership = torch.from_numpy(signature.membership().astype(np.float32)).to(device)  # (F, O)
 
     def initial(self, streams: Sequence[int]) -> Tensor:
@@ -474,7 +424,8 @@ class Classifier:
         inputs = self.embeddings(views, statistics, numbers)  # (M, B, E)
         inputs = torch.cat([inputs, there], dim=-1)  # (M, B, E + O)
         kind = next(iter(views.values())).dtype
-        outputs = self.network.logits(views, inputs.to(kind), step).to(inputs.dtype)  # (M, K, B, outputs)
+        seen = self.front(views, inputs.to(kind))  # (M, B, width)
+        outputs = self.network.logits(views, seen, step).to(inputs.dtype)  # (M, K, B, outputs)
         return self._bounded(outputs)
 
     def _bounded(self, outputs: Tensor) -> Tensor:
@@ -489,28 +440,47 @@ class Classifier:
         """The logits of the classes ``[..., classes]`` among the outputs of a network."""
         return outputs[..., : self.classes].contiguous() if self.targets else outputs
 
-    def meant(self, outputs: Tensor) -> Tensor:
+    def meant(self, outputs: Tensor, routing: Routing | None = None) -> Tensor:
         """The probabilities that outputs ``[M, K, B, …]`` mean, averaged over submodels: ``[M, B, classes]``."""
-        return probabilities(self.of_classes(outputs), self.loss).mean(dim=1)  # (M, B, classes)
+        logits = self.of_classes(outputs)  # (M, K, B, classes)
+        if routing is not None:
+            logits = logits / routing.temperatures  # (M, K, B, classes)
+        return probabilities(logits, self.loss).mean(dim=1)  # (M, B, classes)
 
     def probabilities(self, views: Mapping[str, Tensor], statistics: Tables, values: Tensor, present: Tensor) -> Tensor:
         """Compute the probabilities of all members: ``[M, B, classes]``; arguments as `logits`."""
         return self.predictions(views, statistics, values, present)[..., : self.classes]
 
-    def predictions(self, views: Mapping[str, Tensor], statistics: Tables, values: Tensor, present: Tensor) -> Tensor:
+    def predictions(
+        self,
+        views: Mapping[str, Tensor],
+        statistics: Tables,
+        values: Tensor,
+        present: Tensor,
+        routing: Routing | None = None,
+    ) -> Tensor:
         """Compute probabilities, and targets in their units, means over submodels and the copies of an event.
 
+        Args:
+            views: As for `logits`.
+            statistics: Likewise.
+            values: Likewise.
+            present: Likewise.
+            routing: Which of a member's networks an event takes, for ``missing: separate``: views and statistics then
+                are those of all networks, and values those of the same events for all of them, ``[1, B, F]``.
 
-        Arguments as `logits`; returns ``[M, B, classes + outputs of targets]``.
+        Returns:
+            ``[M, B, classes + outputs of targets]``.
         """
+        of_events = present  # (1, B, F)
         events, copies = values.shape[1], 1 if self.augmenter is None else self.augmenter.copies
         if self.augmenter is not None and copies > 1:
             moved = [self.augmenter.copy(values, present, number) for number in range(copies)]
             values, present = torch.cat(moved, dim=1), present.repeat(1, copies, 1)  # (M, copies · B, F) each
         outputs = self.logits(views, statistics, values, present)  # (M, K, …, outputs)
-        found = self.meant(outputs)  # (M, …, classes)
+        found = self.meant(outputs, routing)  # (M, …, classes)
         if self.targets:
             found = torch.cat([found, in_units(outputs[..., self.classes :], self.targets, views)], dim=-1)
         if copies > 1:
             found = found.view(len(found), copies, events, -1).mean(dim=1)  # (M, B, classes + outputs of targets)
-        return found
+        return found if routing is None else routing(found, presence(of_events, self.membership)[0])  # (M, B, classes)

@@ -25,6 +25,7 @@ from models.settings import (
     Initialisation,
     InputKind,
     Loss,
+    Missing,
     ModelSettings,
     NegativeWeights,
     NetworkType,
@@ -545,6 +546,83 @@ PAGE: tuple[Choice | Strengths, ...] = (
                 "probabilities are averaged",
                 "Gorishniy, Kotelnikov and Babenko, arXiv 2410.24210",
                 "an ensemble at less than its price; slower than `dense`",
+            ),
+        },
+    ),
+    Choice(
+        "Missing objects",
+        "What the layers see of objects and values that an event does not have. Values that are there are transformed "
+        "first (see Inputs); an object is there if any of its features is.",
+        ModelSettings,
+        "missing",
+        Missing,
+        {
+            "learned": Entry(
+                "x = value if it is there, else a_f, which is learned for each number f that is made of a feature and "
+                "starts from 0",
+                "",
+                "the default",
+            ),
+            "default": Entry(
+                "likewise, with what is made of `missing_value` in place of a_f", "", "to compare with what others do"
+            ),
+            "separate": Entry(
+                "p = softmax(z_g / T_g), g the network of the event's pattern of present objects; each has the layers, "
+                "trains on its patterns alone, and T_g minimises the cross-entropy of its stopping events",
+                "temperature: Guo et al., arXiv 1706.04599",
+                "many events of each pattern, and patterns that differ in kind",
+            ),
+            "deep_sets": Entry(
+                "Σ_i f(x_i W + b) over the like objects i that are there, with W and b of their kind; values of other "
+                "objects as with `learned`",
+                "Zaheer et al., arXiv 1703.06114, theorem 2",
+                "like objects whose order means little, or whose number varies; with `inputs.default: standardise` or "
+                "`z_score` alone",
+            ),
+            "attention": Entry(
+                "Σ_i f(t_i + A(t)_i) over the like objects i that are there, with t_i = x_i W + b of all objects and "
+                "A = softmax(Q Kᵀ / √d) V over those that are there",
+                "Vaswani et al., arXiv 1706.03762, eq. 1 and section 3.2.2",
+                "many objects, and many events to learn from; inputs as with `deep_sets`; several times slower on a "
+                "processor",
+            ),
+        },
+    ),
+    Strengths(
+        "Constants of missing objects",
+        "Each but `indicator` is refused with a treatment that has none of that name.",
+        ModelSettings,
+        {
+            "indicator": Entry(
+                "an input for each object: 1 if it is there, else 0", "", "always, but to see what it brings"
+            ),
+            "missing_value": Entry(
+                "of `default`: `mean`, `median` or a number in the unit of each feature; mean and median of the "
+                "present values of the network's own training events, weighted as the standardisation is",
+                "",
+                "see `default`",
+            ),
+            "pattern_objects": Entry(
+                "of `separate`: the objects that make a pattern; an empty list for all",
+                "",
+                "`[lepton1, lepton2]` for networks of 0, 1 and 2 leptons",
+            ),
+            "pattern_events": Entry(
+                "of `separate`: patterns with fewer training events are merged with the nearest ones",
+                "",
+                "larger where networks learn by heart",
+            ),
+            "pattern_class_events": Entry("likewise, of each class", "", "likewise"),
+            "like_objects": Entry(
+                "of `deep_sets` and `attention`: groups of objects that share W and b; without any, those whose names "
+                "differ in a number at the end",
+                "",
+                "objects with other names, such as `[[electron, muon]]`",
+            ),
+            "object_width": Entry("likewise, width of a token t_i", "", "wider with more events"),
+            "pooling": Entry("likewise, `sum` or `mean` over those that are there", "", "`mean` where counts mislead"),
+            "attention_heads": Entry(
+                "of `attention`: Q, K and V are cut into so many parts", "Vaswani et al., section 3.2.2", "1 to 8"
             ),
         },
     ),

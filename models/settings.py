@@ -44,11 +44,12 @@ InputKind = Literal["standardise", "z_score", "robust", "quantile_normal", "min_
 CategoryEncoding = Literal["one_hot", "embedding"]
 NumberEmbedding = Literal["none", "periodic", "piecewise_linear"]
 Combination = Literal["mean", "logits", "median", "weighted"]
+Missing = Literal["learned", "default", "separate", "deep_sets", "attention"]
 
 Sampler = Literal["grid", "random", "tpe", "gaussian_process"]
 Pruner = Literal["none", "median", "halving"]
 
-Constant = float | bool | str | tuple[int, ...] | None
+Constant = float | bool | str | tuple[int, ...] | tuple[str, ...] | None
 CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
     "optimiser": {
         "sgd": {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
@@ -93,6 +94,13 @@ CONSTANTS: dict[str, dict[str, dict[str, Constant]]] = {
         "none": {},
         "periodic": {"embedding_dimension": 8, "embedding_frequencies": 16, "embedding_scale": 0.1},
         "piecewise_linear": {"embedding_dimension": 8, "embedding_bins": 16},
+    },
+    "missing": {
+        "learned": {},
+        "default": {"missing_value": "mean"},
+        "separate": {"pattern_objects": (), "pattern_events": 500, "pattern_class_events": 100},
+        "deep_sets": {"like_objects": (), "object_width": 32, "pooling": "sum"},
+        "attention": {"like_objects": (), "object_width": 32, "pooling": "sum", "attention_heads": 4},
     },
 }
 """The keys that belong to one choice or another, with their defaults there: ``CONSTANTS[key][choice]``."""
@@ -213,6 +221,22 @@ class ModelSettings:
         embedding_scale: Of ``periodic``, the standard deviation of the first ones, in periods per unit of the number.
         embedding_bins: Of ``piecewise_linear``, how many; their edges are quantiles of the training events.
         logit_bound: Largest size b of a logit: z becomes b tanh(z / b), also in scores and in ONNX; ``None`` for none.
+        missing: What becomes of objects and values that an event does not have: ``learned``, a value that is learned
+            for each feature; ``default``, a fixed one; ``separate``, a network for each pattern of present objects,
+            each with learned values (`models.patterns`); ``deep_sets``, like objects share parameters and are summed
+            over those that are there; ``attention``, so are all objects, which first attend to each other
+            (`models.objects`).
+        indicator: Whether an input for each object tells the network if it is there.
+        missing_value: Of ``default``: ``mean`` or ``median`` of a network's training events, weighted as the
+            standardisation is, or a number in the unit of each feature.
+        pattern_objects: Of ``separate``: the objects whose presence makes a pattern; none for all.
+        pattern_events: Of ``separate``: patterns with fewer training events than this are merged with others.
+        pattern_class_events: Likewise, of each class.
+        like_objects: Of ``deep_sets`` and ``attention``: groups of objects that share parameters; none for those whose
+            names differ in a number at the end.
+        object_width: Likewise, how many numbers stand for an object.
+        pooling: Likewise, ``sum`` or ``mean`` over the like objects that are there.
+        attention_heads: Of ``attention``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -233,6 +257,16 @@ class ModelSettings:
     embedding_scale: float | None = None
     embedding_bins: int | None = None
     logit_bound: float | None = None
+    missing: Missing = "learned"
+    indicator: bool = True
+    missing_value: float | Literal["mean", "median"] | None = None
+    pattern_objects: tuple[str, ...] | None = None
+    pattern_events: int | None = None
+    pattern_class_events: int | None = None
+    like_objects: tuple[tuple[str, ...], ...] | None = None
+    object_width: int | None = None
+    pooling: Literal["sum", "mean"] | None = None
+    attention_heads: int | None = None
 
     def __post_init__(self) -> None:
         # Width 1 would turn matrix products into matrix-vector products, whose rounding depends on the stack.
@@ -243,12 +277,37 @@ class ModelSettings:
         _require(bound is None or 0 < bound < math.inf, "logit_bound", bound, "a number above 0, or null")
         _check_constants(self, "initialisation")
         _check_constants(self, "embedding")
+        _check_constants(self, "missing")
+        self._check_missing()
         if self.connections == "residual":
             same = len(self.hidden) >= 2 and len(set(self.hidden)) == 1
             _require(same, "hidden", self.hidden, "two or more layers of one width, as connections is 'residual'")
         if self.connections == "densely_connected":
             some = "at least one layer, as connections is 'densely_connected'"
             _require(len(self.hidden) > 0, "hidden", self.hidden, some)
+
+    def _check_missing(self) -> None:
+        """Refuse inputs that the treatment of what is missing cannot take."""
+        if self.missing == "attention":
+            width, heads = (self.absence[name] for name in ("object_width", "attention_heads"))
+            expected = f"a multiple of the attention_heads, {heads}"
+            _require(width % heads == 0, "object_width", width, expected)
+        if self.missing in ("deep_sets", "attention"):
+            # Like features share a fit and a row of a matrix: there is one number for each, by its mean and deviation.
+            why = f"as missing is {self.missing!r}"
+            default, others = self.inputs.default, sorted(self.inputs.features)
+            _require(default in ("standardise", "z_score"), "inputs.default", default, f"standardise or z_score, {why}")
+            _require(not others, "inputs.features", others, f"none, {why}")
+            _require(self.embedding == "none", "embedding", self.embedding, f"none, {why}")
+        if self.missing == "default" and self.absence["missing_value"] == "mean":
+            for name in self.inputs.features:
+                expected = f"median or a number, as {name} is a category, of which there is no mean"
+                _require(self.inputs.of(name).kind != "category", "missing_value", "mean", expected)
+
+    @property
+    def absence(self) -> dict[str, Any]:
+        """The constants of the treatment of what is missing."""
+        return chosen(self, "missing")
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -785,6 +844,10 @@ NOT_TUNED = {
     "training.negative_weights": "it changes the weights of the loss by which trials are compared",
     "training.shares": "a study varies single values, and this has several",
     "training.down_sampling": "a study varies single values, and this has several",
+    "model.pattern_objects": "a study compares one network with another, and missing: separate has several",
+    "model.pattern_events": "a study compares one network with another, and missing: separate has several",
+    "model.pattern_class_events": "a study compares one network with another, and missing: separate has several",
+    "model.like_objects": "a study varies single values, and this has several",
     "training.augmentation": "a study varies single values, and this has several",
     "model.inputs": "a study varies single values, and this has several",
     "training.members": "it says how many networks there are, not what one is; more are never worse",
@@ -865,12 +928,32 @@ def with_values(
             options = CONSTANTS[choice]
             for name in {name for option in options.values() for name in option} - options[given[choice]].keys():
                 given.setdefault(name, None)
-    return replace(model, **own["model"]), replace(training, **own["training"])
+    model = replace(model, **own["model"])
+    several = "another value: its members are several networks, each with a loss of its own"
+    _require(model.missing != "separate", "missing", model.missing, several)
+    return model, replace(training, **own["training"])
 
 
 def _tuples(value: Any) -> Any:
     """Lists of YAML as the tuples that settings hold."""
     return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def alike(objects: Sequence[str], declared: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """Group objects that share parameters.
+
+    Args:
+        objects: All of them, in their order.
+        declared: Groups of them; without any, objects are alike whose names differ in a number at the end.
+
+    Returns:
+        The groups, in the order of their first objects; an object that is like no other is one by itself.
+    """
+    owner = {name: number for number, group in enumerate(declared) for name in group}
+    groups: dict[int | str, list[str]] = {}
+    for name in objects:
+        groups.setdefault(owner.get(name, name) if declared else name.rstrip("0123456789"), []).append(name)
+    return tuple(tuple(group) for group in groups.values())
 
 
 def _increasing(milestones: tuple[int, ...]) -> bool:
@@ -885,6 +968,15 @@ def _are_categories(found: int | tuple[float, ...]) -> bool:
 
 def _parts_of_one(shares: Mapping[str, float]) -> bool:
     return all(share > 0 for share in shares.values()) and abs(sum(shares.values()) - 1) < 1e-6
+
+
+def _is_stand_in(value: float | str) -> bool:
+    return value in ("mean", "median") if isinstance(value, str) else math.isfinite(value)
+
+
+def _are_groups(groups: tuple[tuple[str, ...], ...]) -> bool:
+    names = [name for group in groups for name in group]
+    return len(set(names)) == len(names) and all(len(group) >= 2 for group in groups)
 
 
 _KEEPS = (lambda value: 0 <= value < 1, "a share from 0 to below 1")
@@ -925,6 +1017,14 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "embedding_frequencies": _COUNT,
     "embedding_scale": (lambda value: 0 < value < math.inf, "a number above 0"),
     "embedding_bins": (lambda value: value >= 2, "at least 2"),
+    "missing_value": (_is_stand_in, "mean, median or a finite number"),
+    "pattern_objects": (lambda value: len(set(value)) == len(value), "different objects"),
+    "pattern_events": _COUNT,
+    "pattern_class_events": _COUNT,
+    "like_objects": (_are_groups, "groups of two or more objects, such as [[electron, muon]], none of them twice"),
+    "object_width": (lambda value: value >= 2, "at least 2"),
+    "pooling": (lambda value: value in ("sum", "mean"), "sum or mean"),
+    "attention_heads": _COUNT,
 }
 """For each constant, whether a value is one, and what is expected."""
 
@@ -941,11 +1041,15 @@ def pruned_widths(hidden: tuple[int, ...], share: float) -> tuple[int, ...]:
 
 
 def check_pruning(model: ModelSettings, training: TrainingSettings) -> None:
-    """Refuse a pruning that leaves no network.
+    """Refuse a pruning that can't be.
 
     Raises:
-        ValueError: A structured pruning of a network without hidden layers, or one that leaves fewer than 2 units.
+        ValueError: One of networks for each pattern, whose temperatures it would spoil; a structured one of a network
+            without hidden layers, or one that leaves fewer than 2 units.
     """
+    if training.pruning == "none":
+        return
+    _require(model.missing != "separate", "missing", model.missing, "another value, as networks are pruned")
     if training.pruning != "structured":
         return
     _require(bool(model.hidden), "hidden", model.hidden, "at least one layer, as pruning is 'structured'")

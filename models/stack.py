@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models import hashing, sampling
+from models.absent import stand_in
 from models.checkpoint import Checkpoint, Place
 from models.diagnostics import Diagnostics
 from models.dropout import Dropout
@@ -39,6 +40,8 @@ member no member is the last one, and its numbers do not depend on its place in 
 VALIDATION_ROWS = {"cpu": 1024, "cuda": 16384}
 """Events of a network that are validated at once, by class of device."""
 _INITIAL, _ORDER, _DROPOUT = 1, 2, 3  # streams of random numbers
+_ALONE: dict[str, Any] = dict.fromkeys(("pattern_objects", "pattern_events", "pattern_class_events"))
+"""Constants of the network that change no shape."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ class Kind:
         """The kind of a network; each of a stack has its own start, rates, constants, noise, lengths and seed."""
         own = plan.settings
         size = _whole(int(plan.training.sum())) if own.batch_size == "all" else own.batch_size
+        alone = _ALONE | ({"missing_value": 0.0} if plan.model.missing == "default" else {})
         return cls(
-            network=replace(plan.model, dropout=0.0, initialisation="auto", initial_constant=None),
+            network=replace(plan.model, dropout=0.0, initialisation="auto", initial_constant=None, **alone),
             loss=own.loss,
             batch_size=size,
             precision=own.precision,
@@ -109,6 +113,7 @@ class State:
     events: tuple[int, int]  # to train and to stop on, of non-zero weight
     factors: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # of the classes, training and validation
     past: Counts  # steps before each of its epochs, and of all, [epochs + 1]
+    absent: npt.NDArray[np.float32] | None = None  # what stands for absent values if that is not learned, [W]
     training_loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
@@ -207,7 +212,7 @@ class Stack:
         events: TrainingEvents,
         plans: Mapping[int, MemberPlan],
         device: str,
-        ratios: Sequence[npt.NDArray[np.float32] | None] = (),
+        ratios: Mapping[int, npt.NDArray[np.float32] | None] | None = None,
     ) -> None:
         """Begin with initial weights.
 
@@ -216,7 +221,7 @@ class Stack:
             events: The events.
             plans: The members by their place among all plans; of one kind.
             device: torch's name of the device.
-            ratios: Of all plans, what refines the weights of those whose negative weights are learned away.
+            ratios: By the same place, what refines the weights of those whose negative weights are learned away.
         """
         one = next(iter(plans.values()))
         first, self.batch_size = one.settings, Kind.of(one).batch_size
@@ -228,7 +233,7 @@ class Stack:
                 f"batch_size is {self.batch_size}; expected at least {classes}, one event of each class in a balanced "
                 "batch."
             )
-        self.ratios = dict(enumerate(ratios))
+        self.ratios = ratios or {}
         self.precision = precision_on(device, first.precision)
         self.dtype = torch.bfloat16 if self.precision == "bf16" else None
         self._choose(events.signature.classes, [plan.settings for plan in plans.values()])
@@ -279,24 +284,27 @@ class Stack:
     ) -> list[State]:
         """Fit what depends on each member's events."""
         classes = len(events.signature.classes)
-        fits = fit_transforms(self.classifier.layout, events, training)
+        fits = fit_transforms(self.classifier.layout, events, training, self.classifier.front.shared)
         epochs = range(max(plan.settings.epochs for plan in plans.values()))
         steps = [self.windows.steps(epoch, self.batch_size).sum(axis=0) for epoch in epochs]  # (M,) each
         past = np.cumsum([np.zeros_like(steps[0]), *steps], axis=0)  # (E + 1, M)
         states = []
         for position, (order, plan) in enumerate(plans.items()):
-            balance, counts = [], []
-            for name, use in (("training", training[position]), ("validation", validation[position])):
+            balance = []
+            for name, whole in zip(("training", "validation"), plan.balanced, strict=True):
+                use = whole & (weights[position] != 0)  # (N,)
                 labels = events.labels[use]
                 try:
                     balance.append(class_factors(weights[position][use], labels, classes, plan.settings.balance))
                 except ValueError as error:
                     raise ValueError(f"Fold {plan.fold}, member {plan.index}, {name} events: {error}") from None
-                counts.append(np.bincount(labels, minlength=classes))
-            sizes = (int(counts[0].sum()), int(counts[1].sum()))
+            sizes = (int(training[position].sum()), int(validation[position].sum()))
             own = past[: plan.settings.epochs + 1, position]  # (epochs + 1,)
             fit = fits[position] if plan.features is None else fits[position].only(plan.features)
-            states.append(State(plan, order, fit, sizes, (balance[0], balance[1]), own))
+            absent = None
+            if plan.model.missing == "default":
+                absent = stand_in(self.classifier.layout, plan.model, events, training[position], fit)
+            states.append(State(plan, order, fit, sizes, (balance[0], balance[1]), own, absent))
         return states
 
     def _lay_out(self, plans: Mapping[int, MemberPlan], events: TrainingEvents) -> None:
@@ -306,7 +314,7 @@ class Stack:
             return torch.tensor(numbers, dtype=torch.float64, device=self.device)  # (M,)
 
         settings = [plan.settings for plan in plans.values()]
-        streams = [hashing.key(plan.seed, plan.fold, plan.index) for plan in plans.values()]
+        streams = [hashing.key(*plan.stream) for plan in plans.values()]
         begun = [Classifier(plan.model, self.signature) for plan in plans.values()]  # each in its own way
         initial = [one.initial([hashing.key(s, _INITIAL)]) for one, s in zip(begun, streams, strict=True)]
         begins = [plan.start for plan in plans.values()]
@@ -318,6 +326,10 @@ class Stack:
         if self.heads is not None:
             self.heads.keep_units(self.classifier.views(self.parameters), events)
         self.kept = self._masks(begins)
+        absent = [state.absent for state in self.states if state.absent is not None]
+        if absent:
+            fixed = torch.from_numpy(np.stack(absent)).unsqueeze(1)  # (M, 1, W)
+            self.classifier.views(self.parameters)["absent"].copy_(fixed)
         self.best = self.parameters.clone()  # (M, P)
         constants = [own.constants for own in settings]
         columns = {name: column([own[name] for own in constants]).unsqueeze(1) for name in constants[0]}  # (M, 1) each

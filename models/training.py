@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from models import hashing
+from models.calibration import temperature
 from models.checkpoint import Checkpoint, Checkpoints, Place
 from models.embeddings import described
 from models.events import Table, TrainingEvents
-from models.members import MemberPlan, TrainedMember
+from models.members import MemberPlan, Patterns, TrainedMember
 from models.memory import reused_memory
 from models.networks import Classifier, Step
 from models.optimisation import clip
+from models.patterns import separated
 from models.pruning import Round
 from models.refinement import Ratios, Unkept, refine
 from models.replay import Replay
@@ -76,12 +78,36 @@ def train(
     plans = [replace(plan, training=kept(events, plan)) for plan in plans]
     nested = None if checkpoints is None else Unkept(checkpoints)
     ratios = refine(events, plans, partial(train, progress=progress, checkpoints=nested, device=device), device)
-    saved = {} if checkpoints is None else {order: checkpoints.load(order) for order in range(len(plans))}
-    rounds = {order: Round.of(plan, saved.get(order)) for order, plan in enumerate(plans)}
+    members = [separated(events, plan) if plan.model.missing == "separate" else (None, [plan]) for plan in plans]
+    # Networks of further patterns are counted after all others.
+    numbered = {
+        order + number * len(plans): own for order, (_, parts) in enumerate(members) for number, own in enumerate(parts)
+    }
+    numbered = dict(sorted(numbered.items()))
+    saved = {} if checkpoints is None else {place: checkpoints.load(place) for place in numbered}
+    rounds = {place: Round.of(plan, saved.get(place)) for place, plan in numbered.items()}
+    each = {place: ratios[place % len(plans)] for place in numbered}
     trained = _train_rounds(
-        events, rounds, ratios, saved, progress=progress, checkpoints=checkpoints, stop=stop, device=device
+        events, rounds, each, saved, progress=progress, checkpoints=checkpoints, stop=stop, device=device
     )
-    return [trained[order] for order in range(len(plans))]
+    return [
+        _joined(events, patterns, parts, [trained[order + number * len(plans)] for number in range(len(parts))])
+        for order, (patterns, parts) in enumerate(members)
+    ]
+
+
+def _joined(
+    events: TrainingEvents, patterns: Patterns | None, plans: Sequence[MemberPlan], networks: Sequence[TrainedMember]
+) -> TrainedMember:
+    """Make a member of its networks, calibrated if there is one for each pattern."""
+    if patterns is None:
+        return networks[0]
+    with single_threaded(), torch.no_grad():
+        found = [
+            replace(network, temperature=temperature(events, plan, network))
+            for plan, network in zip(plans, networks, strict=True)
+        ]
+    return replace(found[0], patterns=patterns, others=tuple(replace(other, ratios=None) for other in found[1:]))
 
 
 def prune(
@@ -110,7 +136,7 @@ def prune(
     for plan in plans:
         check_pruning(plan.model, plan.settings)
     plans = [replace(plan, training=kept(events, plan)) for plan in plans]
-    ratios = [member.ratios for member in members]
+    ratios = {order: member.ratios for order, member in enumerate(members)}
     following = [Round(plan, plan).after(member) for plan, member in zip(plans, members, strict=True)]
     rounds = {order: own for order, own in enumerate(following) if isinstance(own, Round)}
     done = {order: own for order, own in enumerate(following) if isinstance(own, TrainedMember)}
@@ -121,7 +147,7 @@ def prune(
 def _train_rounds(
     events: TrainingEvents,
     rounds: dict[int, Round],
-    ratios: Sequence[Ratios | None],
+    ratios: Mapping[int, Ratios | None],
     saved: dict[int, Checkpoint | None],
     *,
     progress: Callable[[str], None] | None,
@@ -157,7 +183,7 @@ def _pruned(progress: Callable[[str], None] | None, number: int) -> Callable[[st
 def _train_round(
     events: TrainingEvents,
     plans: Mapping[int, MemberPlan],
-    ratios: Sequence[Ratios | None],
+    ratios: Mapping[int, Ratios | None],
     saved: Mapping[int, Checkpoint | None],
     *,
     progress: Callable[[str], None] | None,

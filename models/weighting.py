@@ -44,7 +44,7 @@ def own_weights(events: TrainingEvents, plan: MemberPlan, ratios: npt.NDArray[np
         ratios: With ``negative_weights: reweighted``, the mean sign of the weights where each event is, ``[N]``.
 
     Returns:
-        float64 ``[N]``; zero for events that the network neither trains nor stops on.
+        float64 ``[N]``; zero for events that the member neither trains nor stops on.
 
     Raises:
         WeightsError: If a process's weights sum to zero or below, or if no bin can be flattened.
@@ -56,7 +56,8 @@ def own_weights(events: TrainingEvents, plan: MemberPlan, ratios: npt.NDArray[np
 
 
 def _own_weights(events: TrainingEvents, plan: MemberPlan, ratios: npt.NDArray[np.float32] | None) -> Doubles:
-    settings, used = plan.settings, plan.training | plan.validation
+    settings, (training, validation) = plan.settings, plan.balanced
+    used = training | validation  # (N,)
     weights = _treated(np.where(used, events.weights, 0.0), settings, ratios)  # (N,)
     if not settings.flatten and settings.balance != "processes":
         return weights
@@ -64,7 +65,7 @@ def _own_weights(events: TrainingEvents, plan: MemberPlan, ratios: npt.NDArray[n
     if settings.flatten:
         weights = weights * _flattening(events, plan, weights, groups)  # (N,)
     if settings.balance == "processes":
-        for name, use in (("training", plan.training), ("validation", plan.validation)):
+        for name, use in (("training", training), ("validation", validation)):
             weights[use] *= _equal_sums(events, weights[use], groups[use], events.labels[use], name)
     return weights
 
@@ -133,7 +134,7 @@ def _flattening(events: TrainingEvents, plan: MemberPlan, weights: Doubles, grou
     whose effective number of events is below `FEWEST`, takes the largest factor of those that have more. An event that
     lacks one of the variables keeps its weight.
     """
-    settings, training = plan.settings, plan.training & (weights != 0)  # (N,)
+    settings, training = plan.settings, plan.balanced[0] & (weights != 0)  # (N,)
     columns = {name: column(events, name) for name in settings.flatten}  # (N,) each
     known = np.logical_and.reduce([groups >= 0, *(np.isfinite(values) for values in columns.values())])  # (N,)
     bins = np.zeros(len(weights), dtype=np.int64)  # (N,)

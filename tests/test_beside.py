@@ -99,7 +99,7 @@ def test_mistakes_are_told(here: Law) -> None:
         PruneNetworks(analysis=here.analysis, set=("training.pruning=magnitude",)).requires()
     with pytest.raises(UserError, match=r"--shares, --rounds or --fine-tuning: pruning_share is 1\.5"):
         _ = PruneNetworks(analysis=here.analysis, shares=(1.5,)).settings
-    with pytest.raises(UserError, match=r"keys model.hidden and training.pruning_share: .* not \[1\] of \[8\]"):
+    with pytest.raises(UserError, match=r"keys model and training.pruning: .* not \[1\] of \[8\]"):
         _ = TrainFolds(
             analysis=here.analysis, set=("training.pruning=structured", "training.pruning_share=0.9"), branch=0
         ).settings

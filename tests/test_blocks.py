@@ -37,6 +37,7 @@ from models.settings import (
     InputKind,
     InputSettings,
     Loss,
+    Missing,
     ModelSettings,
     NegativeWeights,
     NetworkType,
@@ -367,7 +368,7 @@ class TestCombinations:
 
     @settings(max_examples=100, deadline=None)
     @given(data=st.data())
-    def test_a_step_of_random_blocks(self, data: st.DataObject) -> None:
+    def test_a_step_of_random_blocks(self, data: st.DataObject) -> None:  # noqa: PLR0915 - one draw for each key
         def one(kind: Any) -> Any:
             return data.draw(st.sampled_from(get_args(kind)))
 
@@ -395,17 +396,34 @@ class TestCombinations:
             smearing={"pt1": Resolution(relative=0.1)},
         )
         augmentation = data.draw(st.sampled_from([None, moves]))
+        missing: Missing = one(Missing)
+        if missing in ("deep_sets", "attention"):
+            inputs, embedding = InputSettings("z_score" if default == "z_score" else "standardise"), "none"
+        indicator = data.draw(st.booleans())
+        small = {"object_width": 4, "like_objects": (("event", "l2"),)}
+        sizes: dict[str, dict[str, Any]] = {
+            "learned": {},
+            "default": {
+                "missing_value": data.draw(
+                    st.sampled_from(["median", -7.0] if inputs.features else ["mean", "median", -7.0])
+                )
+            },
+            "separate": {"pattern_events": 20, "pattern_class_events": 5},
+            "deep_sets": small,
+            "attention": {**small, "attention_heads": 2},
+        }
         schedules: list[Schedule] = several(*get_args(Schedule))
         starts: list[Initialisation] = several(*get_args(Initialisation))
         names = ("label_smoothing", "label_noise", "input_noise", "weight_noise", "l1", "l2")
         strengths = {name: several(0.0, 0.05) for name in names}
-        events = data.draw(st.sampled_from(self.beside))
+        events = self.events if missing == "separate" else data.draw(st.sampled_from(self.beside))
         if events.soft_labels:
             strengths["label_noise"] = [0.0, 0.0]
         penalties = several(0.0, 0.5, 2.0) if events.extra_names else [0.0, 0.0]
         shares = several(1.0, 0.5)
-        snapshots, recorded = data.draw(st.sampled_from([0, 1])), data.draw(st.booleans())
-        pruned = several("none", "magnitude", "structured")
+        recorded = data.draw(st.booleans())
+        snapshots = 0 if missing == "separate" else data.draw(st.sampled_from([0, 1]))
+        pruned = several("none") if missing == "separate" else several("none", "magnitude", "structured")
         bounded = data.draw(st.sampled_from([None, 5.0]))
         weights: dict[str, Any] = data.draw(
             st.sampled_from([{}, {"flatten": ("met",), "flatten_bins": 2}, {"negative_weights": "absolute"}])
@@ -437,6 +455,9 @@ class TestCombinations:
                 inputs=inputs,
                 embedding=embedding,
                 logit_bound=bounded,
+                missing=missing,
+                indicator=indicator,
+                **sizes[missing],
             )
             training = TrainingSettings(
                 augmentation=augmentation,
@@ -466,8 +487,10 @@ class TestCombinations:
             plans.append(dataclasses.replace(plan, model=model, settings=training))
         both = train(events, plans)
         for plan, member in zip(plans, both, strict=True):
-            assert all(np.isfinite(value).all() for value in member.parameters.values())
-            assert_equal(train(events, [plan])[0], member)
+            alone = train(events, [plan])[0]
+            for network, other in zip(member.parts, alone.parts, strict=True):
+                assert all(np.isfinite(value).all() for value in network.parameters.values())
+                assert_equal(other, network)
 
     @pytest.mark.parametrize(
         "change",

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from analysis.errors import UserError
 from analysis.evaluation import (
+    PATTERN_EVENTS,
     EvaluationSettings,
     Scales,
     ScoredEvents,
@@ -92,7 +93,7 @@ def test_what_does_not_belong_changes_nothing(events: ScoredEvents, summary: dic
         ensemble=np.where(~test | foreign, noise[1], events.ensemble),
     )
     found = judge(other, SCALES, SCORES, SETTINGS, [])
-    for key in ("metrics", "categories"):
+    for key in ("metrics", "categories", "patterns"):
         assert found[key] == summary[key], key
     changed = judge(replace(events, routed=noise[0]), SCALES, SCORES, SETTINGS, [])
     assert changed["metrics"]["out_of_fold"] != summary["metrics"]["out_of_fold"]
@@ -144,6 +145,31 @@ def test_categories(events: ScoredEvents, summary: dict[str, Any]) -> None:
     assert summary["categories"]["one"]["entries"] == rows.sum()
     expected = roc_auc_score(table.label[rows], events.ensemble[rows, 1], sample_weight=weight[rows])
     assert summary["categories"]["one"]["auc"]["weighted"]["value"] == pytest.approx(expected)
+
+
+def test_patterns_of_present_objects(events: ScoredEvents, summary: dict[str, Any]) -> None:
+    """Objects that all events have name no pattern; of events with few of a class there is no AUC."""
+    table, signal = events.table, events.table.label == 1
+    without = np.ma.getmaskarray(table.columns["pt2"])
+    labelled = table.label >= 0
+    for pattern in summary["patterns"]:
+        own = labelled & (without == (pattern["objects"] == []))
+        counts = [int(np.sum(own & (table.label == c))) for c in range(2)]
+        assert list(pattern["entries"].values()) == counts
+        for name, test, scores in (("test", True, events.ensemble), ("out_of_fold", False, events.routed)):
+            rows = own & (table.is_test == test)
+            if min(np.sum(rows & signal), np.sum(rows & ~signal)) < PATTERN_EVENTS:
+                assert pattern[name] is None
+                continue
+            expected = roc_auc_score(signal[rows], scores[rows, 1], sample_weight=table.weight[rows])
+            found = pattern[name]["weighted"]
+            assert found["value"] == pytest.approx(expected)
+            assert found["low"] < found["value"] < found["high"]
+    assert [pattern["objects"] for pattern in summary["patterns"]] in ([["lepton2"], []], [[], ["lepton2"]])
+    assert sum(sum(pattern["entries"].values()) for pattern in summary["patterns"]) == labelled.sum()
+    few = judge(events.take(~without | (np.arange(len(table)) % 40 == 0)), SCALES, SCORES, SETTINGS, [])["patterns"]
+    assert few[1]["objects"] == []
+    assert few[1]["test"] is None
 
 
 def test_a_class_without_test_events(events: ScoredEvents) -> None:

@@ -19,10 +19,20 @@ from models import hashing
 from models.dropout import Dropout
 from models.losses import class_factors, cross_entropy
 from models.networks import ACTIVATIONS, NETWORKS, Step
+from models.objects import FRONTS
 from models.optimisation import AVERAGES, OPTIMISERS
 from models.preprocessing import Signature
 from models.schedules import SCHEDULES
-from models.settings import CONSTANTS, Activation, Averaging, ModelSettings, Optimiser, Schedule, TrainingSettings
+from models.settings import (
+    CONSTANTS,
+    Activation,
+    Averaging,
+    Missing,
+    ModelSettings,
+    Optimiser,
+    Schedule,
+    TrainingSettings,
+)
 
 SIGNATURE = Signature(("met", "pt1", "eta1", "pt2", "eta2"), ("event", "l1", "l1", "l2", "l2"), ("s", "b", "t"))
 
@@ -76,6 +86,7 @@ class TestSettings:
         assert set(get_args(Optimiser)) == set(OPTIMISERS) == set(CONSTANTS["optimiser"])
         assert set(get_args(Averaging)) == {"none", *AVERAGES} == set(CONSTANTS["averaging"])
         assert set(get_args(get_type_hints(ModelSettings)["type"])) == set(NETWORKS)
+        assert set(get_args(Missing)) == set(FRONTS) == set(CONSTANTS["missing"])
 
     def test_schema_reads_them(self) -> None:
         pydantic = pytest.importorskip("pydantic")

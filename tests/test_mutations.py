@@ -94,6 +94,7 @@ VALUES: dict[str, Any] = {
     "model.activation": "relu",
     "model.type": "tabm",
     "model.normalisation": "layer",
+    "model.missing": "separate",
     "training.schedule": "cosine",
     "training.precision": "bf16",
     "training.sampling": "balanced",

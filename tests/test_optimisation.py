@@ -578,7 +578,7 @@ class TestSettings:
     def test_constants_of_another_choice_are_refused(self, key: str) -> None:
         values: dict[str, Any] = {"schedule_milestones": (1,)}
         names = {name for own in CONSTANTS[key].values() for name in own}
-        owners = {"initialisation": ModelSettings, "embedding": ModelSettings, "kind": FeatureInput}
+        owners = dict.fromkeys(("initialisation", "embedding", "missing"), ModelSettings) | {"kind": FeatureInput}
         settings: Any = owners.get(key, TrainingSettings)
         if key == "encoding":
             settings = partial(FeatureInput, kind="category")

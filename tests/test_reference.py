@@ -29,7 +29,7 @@ def test_every_name_is_on_it() -> None:
         for name in get_args(hint)
     }
     names = {name for name in names if isinstance(name, str)}
-    assert {"mish", "orthogonal", "focal", "residual", "batch", "tabm", "nadam", "plateau", "swa"} <= names
+    assert {"mish", "orthogonal", "focal", "residual", "batch", "tabm", "attention", "nadam", "plateau", "swa"} <= names
     assert [name for name in sorted(names) if f"| `{name}` |" not in text] == []
     assert [field.name for field in fields(ModelSettings) if f"`model.{field.name}`" not in text] == []
     assert [

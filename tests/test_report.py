@@ -69,6 +69,15 @@ def made_up() -> dict[str, Any]:
         },
         "missing": {"event": 0.0, "lepton2": 0.4123},
         "metrics": {"test": metrics(0), "out_of_fold": metrics(1), "folds": [metrics(2), metrics(3), metrics(4)]},
+        "patterns": [
+            {
+                "objects": ["lepton2"],
+                "entries": dict.fromkeys(CLASSES, 51234),
+                "out_of_fold": metrics(5)["auc"],
+                "test": None,
+            },
+            {"objects": [], "entries": dict.fromkeys(CLASSES, 7), "out_of_fold": None, "test": None},
+        ],
         "significance": {
             "value": 2.314,
             "low": 2.1,

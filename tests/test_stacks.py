@@ -90,9 +90,9 @@ class Counted(Stack):
     made: list[list[int]] = []
 
     def __init__(
-        self, classifier: Classifier, events: TrainingEvents, plans: Mapping[int, MemberPlan], device: str
+        self, classifier: Classifier, events: TrainingEvents, plans: Mapping[int, MemberPlan], *more: Any
     ) -> None:
-        super().__init__(classifier, events, plans, device)
+        super().__init__(classifier, events, plans, *more)
         self.made.append(list(plans))
 
 

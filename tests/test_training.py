@@ -697,7 +697,7 @@ def assert_recordable(
         if stack.heads is not None and stack.heads.regression is not None:
             owners += [stack.heads.regression, stack.heads.decorrelation]
             stack.heads.regression.levels = tuple(levels.to("meta") for levels in stack.heads.regression.levels)
-        others = [stack.classifier, stack.classifier.layout, stack.dropout]
+        others = [stack.classifier, stack.classifier.layout, stack.classifier.front, stack.dropout]
         others += [] if stack.classifier.augmenter is None else [stack.classifier.augmenter]
         for owner in (*owners, *others):
             moved(owner)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
+from analysis.errors import UserError
 from models.settings import Combination
 from workflow.base import Task
 from workflow.store import write_json
@@ -58,6 +59,19 @@ class JudgedSlice:
             replicas=config.outputs.replicas,
             seed=config.seed,
             combination=config.training.combination,
+        )
+
+
+def check_method(config: Configuration, method: str) -> None:
+    """Refuse integrated gradients of members that are several networks.
+
+    Raises:
+        UserError: Those of `config` are.
+    """
+    if method == "integrated_gradients" and config.model.missing == "separate":
+        raise UserError(
+            "--method integrated_gradients: with model.missing: separate no path leads from the network of one pattern "
+            "of objects to that of another. Choose permutation."
         )
 
 

@@ -105,9 +105,10 @@ class PlotResults(Task[PlotSlice]):
             luminosity=s.luminosity,
         )
         histories = [
-            history(member) | {"snapshots": snapshots_of(member, ensemble.members)}
+            history(network) | {"snapshots": snapshots_of(network, ensemble.members)}
             for member in ensemble.members
             if not member.snapshot
+            for network in member.parts
         ]
         plots = make_plots(
             plot_settings,

@@ -22,6 +22,7 @@ from workflow.tasks.judging import (
     PAGE,
     Judged,
     JudgedSlice,
+    check_method,
     load_judged,
     require_judged,
     scheme_note,
@@ -80,6 +81,7 @@ class PruneFeatures(Task[PruneFeaturesSlice]):
         }
 
     def slice(self, config: Configuration) -> PruneFeaturesSlice:
+        check_method(config, self.method)
         return PruneFeaturesSlice(self.method, tuple(self.kept), JudgedSlice.of(config), slices_of(config))
 
     def files(self) -> Sequence[str]:

@@ -80,6 +80,11 @@ class PruneNetworks(Task[PruneNetworksSlice]):
                 f"training.pruning is {self.plan.config.training.pruning}: PruneNetworks begins with networks that are "
                 "not pruned. Run it with training.pruning: none, and then choose a share."
             )
+        if self.plan.config.model.missing == "separate":
+            raise UserError(
+                "model.missing is separate: each network is calibrated, which pruning would spoil. Run PruneNetworks "
+                "with another value, such as learned."
+            )
         if self.plan.config.training.snapshots:
             raise UserError(
                 f"training.snapshots is {self.plan.config.training.snapshots}: snapshots are not pruned. Run "

@@ -20,6 +20,7 @@ from workflow.tasks.judging import (
     PAGE,
     Judged,
     JudgedSlice,
+    check_method,
     load_judged,
     require_judged,
     scheme_note,
@@ -82,6 +83,7 @@ class RankFeatures(Task[RankSlice]):
         }
 
     def slice(self, config: Configuration) -> RankSlice:
+        check_method(config, self.method)
         return RankSlice(
             method=self.method,
             repeats=self.repeats if self.method == "permutation" else 1,

@@ -127,7 +127,7 @@ class Kept:
         """Where a network stood; None to begin anew, also if it can't be read."""
         from models.checkpoint import Checkpoint
 
-        path = self._paths[order]
+        path = self._path(order)
         if not path.exists():
             return None
         try:
@@ -149,7 +149,7 @@ class Kept:
 
     def save(self, order: int, checkpoint: Checkpoint) -> None:
         """Keep where a network stands."""
-        atomic_write(self._paths[order], checkpoint.to_bytes())
+        atomic_write(self._path(order), checkpoint.to_bytes())
 
     def saved(self) -> None:
         """End the training, all of whose networks are kept now, if the process has been asked to end.
@@ -163,7 +163,14 @@ class Kept:
     def clear(self) -> None:
         """Remove what is not needed any more."""
         for path in self._paths:
-            path.unlink(missing_ok=True)
+            for own in path.parent.glob(f"{path.name}*"):
+                own.unlink(missing_ok=True)
+
+    def _path(self, order: int) -> Path:
+        """Of a branch's first network the path itself; those of its further ones end in their numbers."""
+        number, place = divmod(order, len(self._paths))
+        path = self._paths[place]
+        return path.with_name(f"{path.name}-{number}") if number else path
 
 
 class _EndedError(Exception):

@@ -203,8 +203,13 @@ class StudyTask(Task[Any]):
         """The study, with its space and its number of trials.
 
         Raises:
-            UserError: A key can't be scanned, or the number is none.
+            UserError: A key can't be scanned, the number is none, or a member is several networks.
         """
+        if config.model.missing == "separate":
+            raise UserError(
+                "model.missing is separate: a member then is several networks, each with a loss of its own, and trials "
+                "can't be compared. Tune with another value, such as learned."
+            )
         if self.trials < 0:
             raise UserError(f"--trials {self.trials}: a number above 0 was expected.")
         space = config.tuning.space or default_space(config.training)
