@@ -1,4 +1,4 @@
-"""Plots of rankings and of what pruning costs."""
+"""Plots of rankings, of what pruning costs, and of what more events or wider layers bring."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from analysis.plots import Plot, _text, figure_of
 
@@ -42,20 +43,42 @@ def ranked(name: str, title: str, axis: str, entries: Sequence[Mapping[str, Any]
     )
 
 
-def curve(name: str, axis: str, caption: str, points: Sequence[Mapping[str, Any]]) -> Plot:
-    """Draw the out-of-fold AUC against what is left, with its 68% interval.
+def curve(  # noqa: PLR0917
+    name: str,
+    title: str,
+    axis: str,
+    caption: str,
+    points: Sequence[Mapping[str, Any]],
+    labels: Sequence[str] = (),
+) -> Plot:
+    """Draw the out-of-fold AUC against what networks have, with the 68% intervals of the AUC and of its loss.
 
     Args:
         name: File name.
-        axis: What is left.
+        title: A few words.
+        axis: What they have.
         caption: A sentence or two.
-        points: ``left``, and ``auc`` with ``value``, ``low`` and ``high``.
+        points: ``x``, and ``auc`` and ``auc_lost`` with ``value``, ``low`` and ``high`` each.
+        labels: Of ticks at the points of a logarithmic axis; without any the axis is linear.
     """
-    left = [point["left"] for point in points]
+    x = [point["x"] for point in points]
     with figure_of((5.0, 3.8)) as (figure, ax):
         low, high = ([point["auc"][side] or point["auc"]["value"] for point in points] for side in ("low", "high"))
-        ax.fill_between(left, low, high, color=_COLORS["features"], alpha=0.25, linewidth=0)
-        ax.plot(left, [point["auc"]["value"] for point in points], "o-", color=_COLORS["features"], markersize=4)
+        ax.fill_between(x, low, high, color=_COLORS["features"], alpha=0.25, linewidth=0)
+        ax.plot(x, [point["auc"]["value"] for point in points], "o-", color=_COLORS["features"], markersize=4)
+        for point in points:
+            auc, lost = point["auc"]["value"], point["auc_lost"]
+            if lost["low"] is not None:
+                ends = [auc + lost["value"] - lost[side] for side in ("high", "low")]
+                ax.plot([point["x"]] * 2, ends, "_-", color=_COLORS["features"], linewidth=1.4, markersize=7)
+        if labels:
+            ax.set_xscale("log")
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set_xticks(x, labels)
         ax.set_xlabel(axis)
         ax.set_ylabel("AUC of the signal, out of fold")
-    return Plot(name, "features", "Cost of pruning", caption, figure, {"points": [dict(point) for point in points]})
+    caption += (
+        " The band is the 68% interval of the AUC over events; the bars are those of its difference from the networks "
+        "of the report, on the same events."
+    )
+    return Plot(name, "features", title, caption, figure, {"points": [dict(point) for point in points]})

@@ -10,14 +10,16 @@ import pytest
 
 from analysis.errors import UserError
 from tests.toy import Law
+from workflow.store import results_folder
 from workflow.tasks import PruneFeatures, PruneNetworks, RankFeatures, TrainFolds
 from workflow.tasks.rank import METHODS
 
 
 def made(task: Any, name: str) -> dict[str, Any]:
-    """Make what a step makes, and read one of its files."""
+    """Make what a step makes, look where it stands, and read one of its files."""
     task.run()
     assert task.present()
+    assert (results_folder() / f"toy-{task.published}").resolve() == task.folder.resolve()
     page = task.path("page.html").read_text()
     assert "data:image/png;base64," in page
     assert "no held-out test event" in page

@@ -299,7 +299,9 @@ def test_page_and_plots() -> None:
     table = page.Table("Features", headings, cells)
     assert "<b>  0.1235 [0.1000, 0.2000]" in page.as_text([table]).replace("\n", " ")
     plot = ranked("features", "Features", "AUC lost", [{"name": "<b>", **found}])
-    line = curve("curve", "features", "What it costs.", [{"left": n, "auc": found} for n in (2, 1)])
+    losses = ({"value": 0.01, "low": 0.0, "high": 0.02}, {"value": None, "low": None, "high": None})
+    points = [{"x": n, "auc": found, "auc_lost": lost} for n, lost in zip((2, 1), losses, strict=True)]
+    line = curve("curve", "Cost", "features", "What it costs.", points)
     assert plot.png().startswith(b"\x89PNG")
     html = page.render("A & B", ["text"], [table], [page.Picture(line.png(), line.title, line.caption)])
     assert "<b>" not in html

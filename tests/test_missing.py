@@ -44,7 +44,7 @@ from models.training import train
 from models.transforms import Layout, stack_transforms
 from models.weighting import own_weights
 from tests.test_training import KilledError, Memory, assert_equal, assert_recordable, killed_after
-from workflow.tasks.judging import check_method
+from workflow.tasks.beside import check_method
 
 FEATURES = ("met", "lepton1_pt", "lepton1_eta", "lepton2_pt", "lepton2_iso", "lepton2_eta", "jet_pt")
 OWNERS = ("event", "lepton1", "lepton1", "lepton2", "lepton2", "lepton2", "jet")

@@ -30,6 +30,12 @@ from workflow.store import LEFT_OVER, STAGE, atomic_write, read_json, results_fo
 
 HOUSEKEEPING = ("adopted", "clusters", "code", "jobs", "names", "published", "runs")
 """Folders of the store that hold no outputs."""
+BESIDE = {
+    **dict.fromkeys(("TrainTrials", "SearchHyperparameters"), "pool"),
+    "TuneHyperparameters": "search",
+    **dict.fromkeys(("RankFeatures", "PruneFeatures", "PruneNetworks"), "pool"),
+}
+"""Steps beside the main job, and the name of the requirement by which they stand on a pool of events."""
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 
@@ -120,14 +126,14 @@ def reach(report: Any) -> Reach:
                 f"pruned. Make them again, or remove {link} if nobody needs them."
             ) from error
         found.sources.append(str(link))
-    found.records |= _studies({record.parent.name for record in found.records})
+    found.records |= _beside({record.parent.name for record in found.records})
     for record in found.records:
         found.files |= {record.parent / name.rstrip("/") for name in (read_record(record) or {"files": ()})["files"]}
     return found
 
 
-def _studies(reached: set[str]) -> set[Path]:
-    """Records of studies of hyper-parameters and of their trials whose pool of events is reached.
+def _beside(reached: set[str]) -> set[Path]:
+    """Records of the steps beside the main job, and of what they train, whose pool of events is reached.
 
     The main job does not stand on them, but they are as long in the making, and of use as long as their pool is.
 
@@ -135,7 +141,7 @@ def _studies(reached: set[str]) -> set[Path]:
         reached: Identities of what is reached.
     """
     found: set[Path] = set()
-    for step, below in (("TrainTrials", "pool"), ("SearchHyperparameters", "pool"), ("TuneHyperparameters", "search")):
+    for step, below in BESIDE.items():
         for path in sorted((store_folder() / step).glob("*/*/provenance*.json")):
             record = read_record(path)
             if record is not None and not reached.isdisjoint(record["parts"]["requires"].get(below, ())):

@@ -38,6 +38,22 @@ def _resolved(folder: str) -> Path:
     return Path(folder).resolve()
 
 
+def link_results(name: str, folder: Path) -> Path:
+    """Point results/<name> at a folder of the store by one atomic swap of a link; a folder in its place is moved aside.
+
+    Returns:
+        The link.
+    """
+    link = results_folder() / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_dir() and not link.is_symlink():
+        shutil.move(link, link.with_name(f"{name}.old-{uuid.uuid4().hex[:6]}"))
+    temporary = link.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
+    temporary.symlink_to(os.path.relpath(folder, link.parent))
+    temporary.replace(link)
+    return link
+
+
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a small file aside and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,34 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import law
 import luigi
 
 from analysis.config import Configuration
 from analysis.errors import UserError
-from workflow.base import Given, Task
+from workflow.base import Given
 from workflow.execution.executor import say
 from workflow.parameters import ChoiceParameter
 from workflow.store import write_json
-from workflow.tasks.export import load_ensemble
-from workflow.tasks.folds import PrepareFolds
-from workflow.tasks.judging import (
-    PAGE,
-    Judged,
-    JudgedSlice,
-    check_method,
-    load_judged,
-    require_judged,
-    scheme_note,
-    show_page,
-    write_page,
-)
-from workflow.tasks.train import TrainFolds, TrainSlice, plan_of, slices_of, training_events
-
-if TYPE_CHECKING:
-    from analysis.pool import Pool
+from workflow.tasks.beside import PAGE, Judged, JudgedSlice, JudgingTask, check_method, load_judged, write_page
+from workflow.tasks.train import TrainSlice, plan_of, slices_of, training_events
 
 NOTE = (
     "Each network ranks the features for itself, on the fold on which it stopped, and is trained again with the best "
@@ -51,11 +36,10 @@ class PruneFeaturesSlice:
     networks: tuple[TrainSlice, ...]
 
 
-class PruneFeatures(Task[PruneFeaturesSlice]):
+class PruneFeatures(JudgingTask):
     """Train with fewer and fewer features, chosen by importance: the cost in AUC, as a page of its own."""
 
     exclude_index = False
-    libraries = ("numpy", "torch")
 
     method = ChoiceParameter(
         default="permutation",
@@ -70,15 +54,12 @@ class PruneFeatures(Task[PruneFeaturesSlice]):
     )
 
     @property
+    def published(self) -> str:
+        return f"feature_pruning-{self.method}"
+
+    @property
     def subject(self) -> str:
         return str(self.method)
-
-    def requires(self) -> Any:
-        return {
-            **require_judged(self),
-            "pool": PrepareFolds.req(self),
-            "networks": TrainFolds.req(self, branches=()),
-        }
 
     def slice(self, config: Configuration) -> PruneFeaturesSlice:
         check_method(config, self.method)
@@ -87,40 +68,34 @@ class PruneFeatures(Task[PruneFeaturesSlice]):
     def files(self) -> Sequence[str]:
         return ("pruning.json", *PAGE)
 
-    def conclude(self) -> None:
-        show_page(self)
-
     @staticmethod
     def compute(settings: PruneFeaturesSlice, given: Given, out: Path) -> None:
         from analysis.importance import text
         from analysis.importance_plots import curve
         from analysis.page import Table
-        from analysis.pool import load_pool
 
         events = load_judged(given.made, settings.events)
-        pool = load_pool(given.made["pool"].path("pool"))
-        found = prune_features(
-            settings, events, load_ensemble(given.made["networks"], settings.events.combination), pool
-        )
+        found = prune_features(settings, events)
         write_json(out / "pruning.json", found)
         cells = [
             [str(p["features"]), *(text(p[name]) for name in ("auc", "auc_lost", "log_loss"))] for p in found["points"]
         ]
         orders = [[str(fold), ", ".join(names)] for fold, names in enumerate(found["orders"])]
-        points = [{"left": point["features"], "auc": point["auc"]} for point in found["points"]]
+        points = [{"x": p["features"], "auc": p["auc"], "auc_lost": p["auc_lost"]} for p in found["points"]]
         write_page(
             out,
-            f"{settings.events.name}: fewer features, by {settings.method.replace('_', ' ')}",
-            [NOTE, scheme_note(settings.events)],
+            settings.events,
+            f"fewer features, by {settings.method.replace('_', ' ')}",
+            NOTE,
             [
                 Table("Features kept", ["features", "AUC out of fold", "AUC lost", "log-loss"], cells),
                 Table("Order of each fold's networks", ["fold", "features, from the most important on"], orders),
             ],
-            [curve("features_kept", "features kept", NOTE, points)],
+            [curve("features_kept", "Cost of pruning", "features kept", NOTE, points)],
         )
 
 
-def prune_features(settings: PruneFeaturesSlice, events: Judged, ensemble: Any, pool: Pool) -> dict[str, Any]:
+def prune_features(settings: PruneFeaturesSlice, events: Judged) -> dict[str, Any]:
     """What `pruning.json` holds.
 
     Raises:
@@ -129,10 +104,10 @@ def prune_features(settings: PruneFeaturesSlice, events: Judged, ensemble: Any, 
     import numpy as np
 
     from analysis.importance import counts_to_keep
-    from models.ensemble import Ensemble
-    from models.importance import of_fold, out_of_fold, ranked
+    from models.importance import of_fold, ranked
     from models.training import best_device, train
 
+    pool = events.pool
     training = training_events(pool, settings.networks[0])
     plans = [plan_of(each, pool) for each in settings.networks]
     try:
@@ -141,7 +116,7 @@ def prune_features(settings: PruneFeaturesSlice, events: Judged, ensemble: Any, 
         raise UserError(f"--kept: {error}.") from error
     orders = {
         plan.fold: ranked(
-            of_fold(ensemble, plan.fold),
+            of_fold(events.ensemble, plan.fold),
             training,
             plan.validation,
             signal=events.signal,
@@ -157,24 +132,10 @@ def prune_features(settings: PruneFeaturesSlice, events: Judged, ensemble: Any, 
 
     fewer = [replace(plan, features=seen(plan.fold, number)) for number in numbers[1:] for plan in plans]
     trained = train(training, fewer, progress=say, device=best_device()) if fewer else []
-    values, present = events.matrix(pool.features)
-    judge = events.judge(out_of_fold(ensemble, values, present, events.folds))
-    points = []
-    for place, number in enumerate(numbers):
-        own = ensemble
-        if place:
-            own = Ensemble(tuple(trained[(place - 1) * len(plans) : place * len(plans)]), ensemble.combination)
-        scores = out_of_fold(own, values, present, events.folds)
-        lost = judge.drop([scores])
-        points.append(
-            {"features": number, **judge.merit(scores), "auc_lost": lost["auc"], "log_loss_added": lost["log_loss"]}
-        )
+    ensembles = (events.ensemble, *events.ensembles(trained, len(plans)))
     return {
-        "analysis": settings.events.name,
+        **events.about,
         "method": settings.method,
-        "signal": settings.events.signal,
-        "scheme": settings.events.scheme,
-        "events": len(events.table),
-        "points": points,
+        "points": [{"features": number, **events.merit(own)} for number, own in zip(numbers, ensembles, strict=True)],
         "orders": [[pool.features[column] for column in orders[fold]] for fold in sorted(orders)],
     }

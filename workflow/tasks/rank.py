@@ -10,27 +10,14 @@ from typing import TYPE_CHECKING, Any
 import luigi
 
 from analysis.config import Configuration
-from workflow.base import Given, Task
+from workflow.base import Given
 from workflow.execution.executor import say
 from workflow.parameters import ChoiceParameter
 from workflow.store import write_json
-from workflow.tasks.export import load_ensemble
-from workflow.tasks.folds import PrepareFolds
-from workflow.tasks.judging import (
-    PAGE,
-    Judged,
-    JudgedSlice,
-    check_method,
-    load_judged,
-    require_judged,
-    scheme_note,
-    show_page,
-    write_page,
-)
-from workflow.tasks.train import TrainFolds, TrainSlice, plan_of, slices_of, training_events
+from workflow.tasks.beside import PAGE, Judged, JudgedSlice, JudgingTask, check_method, load_judged, write_page
+from workflow.tasks.train import TrainSlice, plan_of, slices_of, training_events
 
 if TYPE_CHECKING:
-    from analysis.pool import Pool
     from models.importance import Group
 
 METHODS = ("permutation", "integrated_gradients", "leave_one_out")
@@ -57,11 +44,10 @@ class RankSlice:
     networks: tuple[TrainSlice, ...]
 
 
-class RankFeatures(Task[RankSlice]):
+class RankFeatures(JudgingTask):
     """Rank features and objects by what they are worth, out of fold: a page of its own beside the main job."""
 
     exclude_index = False
-    libraries = ("numpy", "torch")
 
     method = ChoiceParameter(
         default="permutation",
@@ -72,15 +58,12 @@ class RankFeatures(Task[RankSlice]):
     repeats = luigi.IntParameter(default=5, description="of each permutation; default: 5")
 
     @property
+    def published(self) -> str:
+        return f"feature_importance-{self.method}"
+
+    @property
     def subject(self) -> str:
         return str(self.method)
-
-    def requires(self) -> Any:
-        return {
-            **require_judged(self),
-            "pool": PrepareFolds.req(self),
-            "networks": TrainFolds.req(self, branches=()),
-        }
 
     def slice(self, config: Configuration) -> RankSlice:
         check_method(config, self.method)
@@ -94,27 +77,23 @@ class RankFeatures(Task[RankSlice]):
     def files(self) -> Sequence[str]:
         return ("ranking.json", *PAGE)
 
-    def conclude(self) -> None:
-        show_page(self)
-
     @staticmethod
     def compute(settings: RankSlice, given: Given, out: Path) -> None:
         from analysis.importance import rows
         from analysis.importance_plots import ranked
         from analysis.page import Table
-        from analysis.pool import load_pool
 
         events = load_judged(given.made, settings.events)
-        pool = load_pool(given.made["pool"].path("pool"))
-        found = rank(settings, events, load_ensemble(given.made["networks"], settings.events.combination), pool)
+        found = rank(settings, events)
         write_json(out / "ranking.json", found)
         key = "contribution" if settings.method == "integrated_gradients" else "auc"
         axis = "mean |contribution| to the log-odds [nats]" if key == "contribution" else "AUC of the signal lost"
         kinds = ("features", "objects")
         write_page(
             out,
-            f"{settings.events.name}: importance of features, {settings.method.replace('_', ' ')}",
-            [TEXTS[settings.method], scheme_note(settings.events)],
+            settings.events,
+            f"importance of features, {settings.method.replace('_', ' ')}",
+            TEXTS[settings.method],
             [Table(kind.capitalize(), *rows(found[kind])) for kind in kinds],
             [
                 ranked(kind, kind.capitalize(), axis, [{"name": e["name"], **e[key]} for e in found[kind]])
@@ -123,35 +102,30 @@ class RankFeatures(Task[RankSlice]):
         )
 
 
-def rank(settings: RankSlice, events: Judged, ensemble: Any, pool: Pool) -> dict[str, Any]:
+def rank(settings: RankSlice, events: Judged) -> dict[str, Any]:
     """What `ranking.json` holds."""
     from analysis.importance import ranking
-    from models.importance import groups, out_of_fold
+    from models.importance import groups
 
-    signature = ensemble.signature
-    values, present = events.matrix(signature.features)
-    judge = events.judge(out_of_fold(ensemble, values, present, events.folds))
+    signature, judge = events.ensemble.signature, events.judge
     chosen = groups(signature)
     if settings.method == "leave_one_out":  # networks that see nothing can't be trained
         chosen = tuple(group for group in chosen if len(group.columns) < len(signature.features))
     extra: dict[str, Any] = {}
     if settings.method == "permutation":
-        worth = _permuted(settings, events, ensemble, judge, chosen)
+        worth = _permuted(settings, events, chosen)
         extra["repeats"] = settings.repeats
     elif settings.method == "integrated_gradients":
-        worth, extra["largest_gap"] = _contributions(events, ensemble, judge, chosen)
+        worth, extra["largest_gap"] = _contributions(events, chosen)
     else:
-        worth = _left_out(settings, events, pool, judge, chosen)
+        worth = _left_out(settings, events, chosen)
     entries = [
         {"name": group.name, "features": [signature.features[c] for c in group.columns], **own}
         for group, own in zip(chosen, worth, strict=True)
     ]
     return {
-        "analysis": settings.events.name,
+        **events.about,
         "method": settings.method,
-        "signal": settings.events.signal,
-        "scheme": settings.events.scheme,
-        "events": len(events.table),
         **extra,
         "out_of_fold": judge.merit(judge.sample.probabilities),
         "features": ranking([e for e, g in zip(entries, chosen, strict=True) if g.kind == "feature"]),
@@ -159,12 +133,9 @@ def rank(settings: RankSlice, events: Judged, ensemble: Any, pool: Pool) -> dict
     }
 
 
-def _permuted(
-    settings: RankSlice, events: Judged, ensemble: Any, judge: Any, chosen: Sequence[Group]
-) -> list[dict[str, Any]]:
+def _permuted(settings: RankSlice, events: Judged, chosen: Sequence[Group]) -> list[dict[str, Any]]:
     from models.importance import out_of_fold, permuted
 
-    values, present = events.matrix(ensemble.signature.features)
     known: dict[tuple[int, ...], dict[str, Any]] = {}  # an object of one feature is that feature
     for group in chosen:
         if group.columns in known:
@@ -172,8 +143,7 @@ def _permuted(
         say(f"{group.kind} {group.name}")
         exchanged = (
             permuted(
-                values,
-                present,
+                *events.inputs,
                 group.columns,
                 identity=events.table.identity,
                 folds=events.folds,
@@ -181,18 +151,18 @@ def _permuted(
             )
             for repeat in range(settings.repeats)
         )
-        known[group.columns] = judge.drop([out_of_fold(ensemble, *each, events.folds) for each in exchanged])
+        known[group.columns] = events.judge.drop(
+            [out_of_fold(events.ensemble, *each, events.folds) for each in exchanged]
+        )
     return [known[group.columns] for group in chosen]
 
 
-def _contributions(
-    events: Judged, ensemble: Any, judge: Any, chosen: Sequence[Group]
-) -> tuple[list[dict[str, Any]], float]:
+def _contributions(events: Judged, chosen: Sequence[Group]) -> tuple[list[dict[str, Any]], float]:
     import numpy as np
 
     from models.importance import integrated_gradients
 
-    values, present = events.matrix(ensemble.signature.features)
+    ensemble, (values, present) = events.ensemble, events.inputs
     always = present.all(axis=0)
     totals = np.zeros((len(chosen), len(values)))
     gaps = []
@@ -203,25 +173,20 @@ def _contributions(
         several = int((ensemble.folds == member.fold).sum())
         totals[:, rows] += [own.of(group, ensemble.signature) / several for group in chosen]
         gaps.append(own.gap)
-    return [{"contribution": judge.contribution(total)} for total in totals], max(gaps)
+    return [{"contribution": events.judge.contribution(total)} for total in totals], max(gaps)
 
 
-def _left_out(
-    settings: RankSlice, events: Judged, pool: Pool, judge: Any, chosen: Sequence[Group]
-) -> list[dict[str, Any]]:
-    from models.ensemble import Ensemble
-    from models.importance import out_of_fold, without
+def _left_out(settings: RankSlice, events: Judged, chosen: Sequence[Group]) -> list[dict[str, Any]]:
+    from models.importance import without
     from models.training import best_device, train
 
-    training = training_events(pool, settings.networks[0])
-    plans = [plan_of(each, pool) for each in settings.networks]
+    training = training_events(events.pool, settings.networks[0])
+    plans = [plan_of(each, events.pool) for each in settings.networks]
     different = list(dict.fromkeys(group.columns for group in chosen))
     every = [plan for columns in different for plan in without(plans, training.signature, columns)]
     networks = train(training, every, progress=say, device=best_device())
-    values, present = events.matrix(pool.features)
-    known = {}
-    for number, columns in enumerate(different):
-        members = tuple(networks[number * len(plans) : (number + 1) * len(plans)])
-        own = Ensemble(members, settings.events.combination)
-        known[columns] = judge.drop([out_of_fold(own, values, present, events.folds)])
+    known = {
+        columns: events.judge.drop([events.scores(own)])
+        for columns, own in zip(different, events.ensembles(networks, len(plans)), strict=True)
+    }
     return [known[group.columns] for group in chosen]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +23,7 @@ from workflow.identity import ROOT, canonical
 from workflow.plan import SkippedFile
 from workflow.provenance import source_version
 from workflow.pruning import note_publication
-from workflow.store import read_json, results_folder, write_json
+from workflow.store import link_results, read_json, results_folder, write_json
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.plots import PlotResults
@@ -108,13 +106,7 @@ class Report(Task[ReportSlice]):
     def publish(self) -> None:
         """Point results/<name> here by one atomic swap of a link, and print the table."""
         name = self.plan.config.name
-        link = results_folder() / (f"{name}@{self.fingerprint}" if self.set else name)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if link.is_dir() and not link.is_symlink():
-            shutil.move(link, link.with_name(f"{link.name}.old-{uuid.uuid4().hex[:6]}"))
-        temporary = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}")
-        temporary.symlink_to(os.path.relpath(self.folder, link.parent))
-        temporary.replace(link)
+        link = link_results(f"{name}@{self.fingerprint}" if self.set else name, self.folder)
         note_publication(link)
         with suppress(PermissionError):  # somebody else's run
             os.utime(self.path("run.json"))  # `Prune` shows when results were last used

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -90,21 +90,7 @@ class TrainFolds(Workflow[TrainSlice]):
         return [list(branches[i::slots]) for i in range(slots)]
 
     def run_branches(self, branches: Sequence[int]) -> None:
-        with ExitStack() as claimed:
-            # Always in the same order, lest two runs wait for each other.
-            waiting = sorted((self.as_branch(branch) for branch in branches), key=lambda task: str(task.fingerprint))
-            tasks = [task for task in waiting if claimed.enter_context(task.claimed())]
-            if not tasks:
-                return
-            meter = Meter()
-            # Not before: a process that only waits for a claim ends at once. The claims go before the process does.
-            with postponed_end() as ending, claimed.pop_all():
-                kept = Kept(tuple(task.folder / ".checkpoint" for task in tasks), self.checkpoint, ending)
-                networks = train_stack([task.settings for task in tasks], tasks[0].given(), kept)
-                cost = meter.read().share(len(tasks))
-                for task, network in zip(tasks, networks, strict=True):
-                    task.write(task.files(), partial(save_network, network), before=cost)
-                kept.clear()
+        train_branches(self, branches, train_stack, save_network)
 
     def device(self) -> str:
         from models.training import gpu_name
@@ -114,6 +100,44 @@ class TrainFolds(Workflow[TrainSlice]):
     @staticmethod
     def compute(settings: TrainSlice, given: Given, out: Path) -> None:
         save_network(train_stack([settings], given)[0], out)
+
+
+def train_branches(
+    step: Any,
+    branches: Sequence[int],
+    train: Callable[[Sequence[Any], Given, Kept], Sequence[Any]],
+    save: Callable[[Any, Path], None],
+    checkpoints: Callable[[Any], Sequence[str]] = lambda _: (".checkpoint",),
+    *,
+    quiet: bool = False,
+) -> None:
+    """Train the networks of some branches in this process, and write the outputs of each.
+
+    Args:
+        step: The workflow, with its `checkpoint`: seconds after which each network is kept.
+        branches: The branches, which require the same.
+        train: Trains those that no other run has made, by their slices, together.
+        save: Writes the output of a branch.
+        checkpoints: Names of the files, beside the outputs, in which the networks of a slice are kept, in the order in
+            which `train` takes them.
+        quiet: Say nothing of networks that go on from there.
+    """
+    with ExitStack() as claimed:
+        # Always in the same order, lest two runs wait for each other.
+        waiting = sorted((step.as_branch(branch) for branch in branches), key=lambda task: str(task.fingerprint))
+        tasks = [task for task in waiting if claimed.enter_context(task.claimed())]
+        if not tasks:
+            return
+        meter = Meter()
+        # Not before: a process that only waits for a claim ends at once. The claims go before the process does.
+        with postponed_end() as ending, claimed.pop_all():
+            paths = [task.folder / name for task in tasks for name in checkpoints(task.settings)]
+            kept = Kept(paths, step.checkpoint, ending, quiet=quiet)
+            trained = train([task.settings for task in tasks], tasks[0].given(), kept)
+            cost = meter.read().share(len(tasks))
+            for task, own in zip(tasks, trained, strict=True):
+                task.write([name.rstrip("/") for name in task.files()], partial(save, own), before=cost)
+            kept.clear()
 
 
 class Kept:

@@ -7,14 +7,10 @@ there are no test events; `TuneHyperparameters` judges its choice once, on the t
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +28,15 @@ from models.settings import (
     default_space,
 )
 from workflow.base import Given, Task, Workflow
-from workflow.costs import Meter
 from workflow.execution.clusters import has_gpu
-from workflow.execution.ending import postponed_end
 from workflow.execution.executor import say
 from workflow.identity import ROOT, canonical, fingerprint
-from workflow.store import atomic_write, read_json, results_folder, store_folder, write_json
+from workflow.store import atomic_write, read_json, store_folder, write_json
+from workflow.tasks.beside import PageTask
 from workflow.tasks.folds import PrepareFolds
+from workflow.tasks.plots import write_plots
 from workflow.tasks.tables import Sums, load_events, require_events
-from workflow.tasks.train import Kept, of_one_network, training_events
+from workflow.tasks.train import Kept, of_one_network, train_branches, training_events
 
 if TYPE_CHECKING:
     from analysis.splitting import Scheme
@@ -121,22 +117,14 @@ class TrainTrials(Workflow[TrialSlice]):
         return [[branches[i] for i in group] for group in spread([(s.model, s.training) for s in found], slots)]
 
     def run_branches(self, branches: Sequence[int]) -> None:
-        with ExitStack() as claimed:
-            # Always in the same order, lest two runs wait for each other.
-            waiting = sorted((self.as_branch(branch) for branch in branches), key=lambda task: str(task.fingerprint))
-            tasks = [task for task in waiting if claimed.enter_context(task.claimed())]
-            if not tasks:
-                return
-            meter = Meter()
-            with postponed_end() as ending, claimed.pop_all():
-                folds = range(tasks[0].settings.folds)
-                paths = [task.folder / f".checkpoint-{fold}" for task in tasks for fold in folds]
-                kept = Kept(paths, self.checkpoint, ending, quiet=True)
-                outcomes = run_trials([task.settings for task in tasks], tasks[0].given(), kept)
-                cost = meter.read().share(len(tasks))
-                for task, outcome in zip(tasks, outcomes, strict=True):
-                    task.write(["trial.json", "networks"], partial(save_outcome, outcome), before=cost)
-                kept.clear()
+        train_branches(
+            self,
+            branches,
+            run_trials,
+            save_outcome,
+            lambda own: [f".checkpoint-{fold}" for fold in range(own.folds)],
+            quiet=True,
+        )
 
     def device(self) -> str:
         from models.training import gpu_name
@@ -344,11 +332,17 @@ class TuneSlice:
     seed: int
 
 
-class TuneHyperparameters(StudyTask):
+class TuneHyperparameters(PageTask, StudyTask):
     """Tune settings of the networks on validation folds, and write what came of it as tuning.html and tuning.json."""
 
     exclude_index = False
     libraries = ("numpy", "torch")
+    page = "tuning.html"
+    published = "tuning"
+
+    @property
+    def departs(self) -> bool:
+        return bool(self.set or self.scan)
 
     def requires(self) -> Any:
         datasets = self.plan.config.training_datasets()
@@ -405,38 +399,13 @@ class TuneHyperparameters(StudyTask):
         }
         write_json(out / "tuning.json", result)
         plots = study_plots(result)
-        (out / "plots").mkdir()
-        for plot in plots:
-            (out / "plots" / f"{plot.name}.png").write_bytes(plot.png())
-            write_json(out / "plots" / f"{plot.name}.json", plot.numbers)
+        write_plots(plots, out / "plots")
         (out / "tuning.html").write_text(render_study(s.title or s.name, result, plots))
 
-    def run(self) -> None:
-        super().run()
-        try:
-            self.publish()
-        except OSError as error:
-            raise UserError(f"{results_folder()}: the results could not be published there: {error}") from error
-
-    def publish(self) -> Path:
-        """Point results/<name>-tuning here by one atomic swap of a link."""
-        asked = self.set or self.scan
-        link = results_folder() / f"{self.plan.config.name}-tuning{f'@{self.fingerprint}' if asked else ''}"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        temporary = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}")
-        temporary.symlink_to(os.path.relpath(self.folder, link.parent))
-        temporary.replace(link)
-        return link
-
-    def conclude(self) -> None:
-        """Say what came of the study, also if there was nothing to do."""
+    def table(self) -> str:
         from analysis.studies import study_table
 
-        link = self.folder
-        with suppress(OSError):  # `run` has said so
-            link = self.publish()
-        sys.stdout.write(f"\n{study_table(read_json(self.path('tuning.json')))}\n\nreport: {link / 'tuning.html'}\n")
-        sys.stdout.flush()
+        return study_table(read_json(self.path("tuning.json")))
 
 
 def judge_on_test(settings: TuneSlice, given: Given, found: Path) -> dict[str, Any] | None:
