@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uproot
 import yaml
 
 from analysis.config import load_analysis, tried
 from analysis.errors import UserError
 from analysis.gain import compare
 from analysis.metrics import Sample, evaluate
-from analysis.splitting import event_identity, is_test
+from analysis.splitting import event_identity
 from analysis.studies import pasted
 from models.checkpoint import Checkpoint
 from models.search import Tried, grid, importances, next_batch, propose, scan, spaced
@@ -29,7 +28,7 @@ from models.settings import NOT_TUNED, ModelSettings, Parameter, TrainingSetting
 from models.training import train
 from models.tuning import Fold, Outcome, Trial, limits_of, spread, train_trials
 from tests.test_training import TRAINING, assert_equal, make_events, make_plans
-from tests.toy import Law
+from tests.toy import Law, spoil_test_events
 
 optuna = pytest.importorskip("optuna")
 
@@ -505,20 +504,6 @@ def test_a_study_that_was_killed_goes_on_as_if_nothing_had_happened(law: Law) ->
     assert study_file(killed).parent.name == study_file(undisturbed).parent.name
     for path in sorted((killed.store / "TrainTrials").glob("*/*/networks/*.safetensors")):
         assert path.read_bytes() == (undisturbed.store / path.relative_to(killed.store)).read_bytes()
-
-
-def spoil_test_events(folder: Path) -> None:
-    """Replace what is measured of held-out test events, and their truth, by garbage."""
-    for path in sorted((folder / "data").glob("*.root")):
-        with uproot.open(path) as file:
-            columns = file["events"].arrays(library="np")
-        sample = path.stem.partition("_")[0]
-        test = is_test(event_identity(sample, [columns["event"].astype(np.int64)]), 0.25, "eventfold")
-        assert 0 < test.sum() < len(test)
-        for name in ("pt1", "pt2", "x", "truth"):
-            columns[name] = np.where(test, 1e6, columns[name])
-        with uproot.recreate(path) as file:
-            file["events"] = columns
 
 
 def test_a_study_from_the_command_line_and_no_choice_meets_a_test_event(law: Law) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import uproot
 
+from analysis.splitting import event_identity, is_test
+
 ROOT = Path(__file__).resolve().parents[1]
 
 PHYSICS = """
@@ -178,6 +180,20 @@ class OnTerminal:
         self.process.kill()
         self.process.communicate()
         os.close(self._terminal)
+
+
+def spoil_test_events(folder: Path) -> None:
+    """Replace what is measured of held-out test events, and their truth, by garbage."""
+    for path in sorted((folder / "data").glob("*.root")):
+        with uproot.open(path) as file:
+            columns = file["events"].arrays(library="np")
+        sample = path.stem.partition("_")[0]
+        test = is_test(event_identity(sample, [columns["event"].astype(np.int64)]), 0.25, "eventfold")
+        assert 0 < test.sum() < len(test)
+        for name in ("pt1", "pt2", "x", "truth"):
+            columns[name] = np.where(test, 1e6, columns[name])
+        with uproot.recreate(path) as file:
+            file["events"] = columns
 
 
 def linked_environment(folder: Path) -> Path:
