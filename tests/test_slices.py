@@ -19,7 +19,7 @@ from models.settings import CONSTANTS
 from tests.toy import toy
 from workflow.base import Given, Task
 from workflow.lineage import walk
-from workflow.tasks import Report, SelectEvents
+from workflow.tasks import LearningCurve, Report, SelectEvents
 
 STEPS = [getattr(workflow.tasks, name) for name in workflow.tasks.__all__]
 STEPS = [step for step in STEPS if issubclass(step, Task)]
@@ -65,14 +65,21 @@ class Recorder:
 
 
 def test_every_declared_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the steps of a small analysis, whose events have numbers of their own; and once more, whose have none."""
+    """By the steps of a small analysis, whose events have numbers of their own; whose have none; and beside them."""
     folder = toy(tmp_path / "toy")
     monkeypatch.setenv("EVENTFOLD_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("TOY_DATA", str(folder / "data"))
     luigi.task_register.Register.clear_instance_cache()
     recorder = Recorder()
-    for task in (Report(analysis=str(folder)), SelectEvents(analysis=str(folder), set=("identity.columns=[]",))):
+    asked = (
+        Report(analysis=str(folder)),
+        SelectEvents(analysis=str(folder), set=("identity.columns=[]",)),
+        LearningCurve(analysis=str(folder), shares=(0.5,), widths=(2.0,)),
+    )
+    for task in asked:
         for step in walk(task):
+            if step.present():
+                continue
             names = [name.rstrip("/") for name in step.files()]
             step.write(names, partial(step.compute, recorder(step.settings), step.given()))
     assert {"SelectionSettings.cuts", "TrainingSettings.learning_rate", "TableSettings.duplicates"} <= recorder.read

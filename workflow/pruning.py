@@ -31,9 +31,9 @@ from workflow.store import LEFT_OVER, STAGE, atomic_write, read_json, results_fo
 HOUSEKEEPING = ("adopted", "clusters", "code", "jobs", "names", "published", "runs")
 """Folders of the store that hold no outputs."""
 BESIDE = {
-    **dict.fromkeys(("TrainTrials", "SearchHyperparameters"), "pool"),
+    **dict.fromkeys(("TrainTrials", "SearchHyperparameters", "TrainCurve"), "pool"),
     "TuneHyperparameters": "search",
-    **dict.fromkeys(("RankFeatures", "PruneFeatures", "PruneNetworks"), "pool"),
+    **dict.fromkeys(("LearningCurve", "RankFeatures", "PruneFeatures", "PruneNetworks"), "pool"),
 }
 """Steps beside the main job, and the name of the requirement by which they stand on a pool of events."""
 FINGERPRINT = re.compile("[0-9a-f]{16}")

@@ -4,6 +4,7 @@ from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.features import ComputeFeatures
 from workflow.tasks.folds import PrepareFolds
+from workflow.tasks.growth import LearningCurve, TrainCurve
 from workflow.tasks.inputs import ListInputs
 from workflow.tasks.plots import PlotResults
 from workflow.tasks.prune import Prune
@@ -22,6 +23,7 @@ __all__ = [
     "ComputeFeatures",
     "EvaluateEnsemble",
     "ExportEnsemble",
+    "LearningCurve",
     "ListInputs",
     "PlotResults",
     "PrepareFolds",
@@ -34,6 +36,7 @@ __all__ = [
     "SearchHyperparameters",
     "SelectEvents",
     "SimulateEvents",
+    "TrainCurve",
     "TrainFolds",
     "TrainTrials",
     "TuneHyperparameters",
