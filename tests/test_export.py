@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ensemble import Ensemble, combine, load_member, predict, save_member
+from models.ensemble import FORMAT, Ensemble, combine, load_member, predict, save_member
 from models.export import check_onnx, export_onnx
 from models.members import History, TrainedMember
 from models.networks import Classifier
@@ -99,7 +99,7 @@ class TestFiles:
         from safetensors.numpy import save_file
 
         save_file({"x": np.zeros(1)}, path)
-        with pytest.raises(ValueError, match="has format None; expected format 6"):
+        with pytest.raises(ValueError, match=f"has format None; expected format {FORMAT}"):
             load_member(path)
 
     def test_an_ensemble_is_ordered_and_of_one_kind(self) -> None:
