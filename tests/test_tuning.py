@@ -453,7 +453,9 @@ def test_the_gain_is_the_paired_difference_of_the_figures_of_merit() -> None:
 
 
 ONE = ("--set", "tuning.batch=2", "--set", "tuning.sampler=random", "--set", "training.epochs=9")
-LONG = (*ONE[:4], "--set", "training.epochs=60", "--set", "training.patience=null")
+RATES = "training.learning_rate: {low: 1.0e-3, high: 0.1, log: true}"
+SMALL = f"tuning.space={{{RATES}, model.hidden: {{choices: [[8], [12]]}}}}"
+LONG = (*ONE[:4], "--set", SMALL, "--set", "training.epochs=30", "--set", "training.patience=null")
 
 
 def study_file(law: Law) -> Path:

@@ -24,6 +24,9 @@ _DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__", "importli
 _UNCOUNTED = {"analysis.config", "analysis.errors", "models.settings"}
 """Modules that only say what may be configured and how mistakes are worded: slices hold the values themselves."""
 
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Fields of a syntax tree that hold statements, or what holds them."""
+
 _MAKING = ("compute", "make", "run_branches")
 """Methods of a task that make its outputs."""
 
@@ -298,17 +301,32 @@ def _parse(path: Path) -> ast.Module:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}. Correct the Python code there.") from error
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             node.returns = None
-        elif isinstance(node, ast.arg):
-            node.annotation = None
+            given = node.args
+            for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg):
+                if argument is not None:
+                    argument.annotation = None
         elif isinstance(node, ast.ImportFrom) and node.level and path.is_relative_to(ROOT):
             package = path.relative_to(ROOT).with_suffix("").parts[: -node.level]
             node.module, node.level = ".".join((*package, *([node.module] if node.module else []))), 0
     return tree
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all statements within it, without what is in expressions: these are most of a tree."""
+    yield node
+    for inner in _inner(node):
+        yield from _statements(inner)
+
+
+def _inner(node: ast.AST) -> list[ast.AST]:
+    """The statements right within one, and the handlers and cases that hold statements."""
+    blocks = (getattr(node, name, None) for name in _BLOCKS)
+    return [inner for block in blocks if isinstance(block, list) for inner in block]
 
 
 class _Unlabelled(ast.NodeTransformer):
@@ -393,7 +411,7 @@ def _changed_in(function: ast.FunctionDef) -> set[str]:
 def _imports(node: ast.AST) -> set[str]:
     """Modules that a tree imports anywhere but under `if TYPE_CHECKING`."""
     found: set[str] = set()
-    for child in ast.iter_child_nodes(node):
+    for child in _inner(node):
         if _is_for_types(child):
             continue
         if isinstance(child, ast.Import):
