@@ -72,6 +72,11 @@ def event_identity(sample: str, columns: Sequence[npt.NDArray[np.int64]]) -> UIn
     return h
 
 
+def purpose_key(purpose: str, salt: str) -> int:
+    """The int64 key of a salt for a purpose, ``"test"`` or ``"fold"``."""
+    return key_of(f"{purpose}:{salt}")
+
+
 def salted(identity: UInt64, purpose: str, salt: str) -> UInt64:
     """Hash identities once more with a salt, so that buckets of different purposes are independent.
 
@@ -80,7 +85,7 @@ def salted(identity: UInt64, purpose: str, salt: str) -> UInt64:
         purpose: What the hash is for, ``"test"`` or ``"fold"``.
         salt: The salt from the configuration.
     """
-    key = np.uint64(key_of(f"{purpose}:{salt}") & 0xFFFFFFFFFFFFFFFF)
+    key = np.uint64(purpose_key(purpose, salt) & 0xFFFFFFFFFFFFFFFF)
     return splitmix64(identity ^ splitmix64(key))
 
 

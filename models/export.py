@@ -20,11 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from models.buckets import Buckets
 from models.combination import predicted, spread
 from models.ensemble import Ensemble, score
 
 OPSET = 20
 KINDS = ("routed", "ensemble", "spread")
+KNOWN = ("features", "fold")
+"""What the networks need of an event; its fold is an input, or follows from inputs (`Buckets`)."""
 BLOCK = 4096
 
 
@@ -67,20 +70,25 @@ class _Routed(nn.Module):
         return predicted(predictions, self.classifier.classes, self.how, shares, predictions.dtype)
 
 
-def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str]) -> None:
+def export_onnx(
+    ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str], buckets: Buckets | None = None
+) -> None:
     """Write the ensemble as one self-contained ONNX file.
 
     Inputs are ``features``, float32 ``[N, F]`` in the units of training with NaN where a value is absent, and
-    ``fold``, int64 ``[N]``, the fold of each event. Outputs are ``routed``, ``ensemble`` and ``spread``, float32
-    ``[N, C]``, as `models.ensemble.score` defines them, and for each regression target ``NAME_routed``,
-    ``NAME_ensemble`` and ``NAME_spread``, float32 ``[N, Q]``, in its unit; what is routed is NaN for a fold that no
-    network left out. The file's metadata hold ``features``, ``feature_objects``, ``classes`` and ``folds`` as JSON
-    lists, ``targets``, the names of each target's columns, ``prior``, ``combination``, and what the caller adds.
+    ``sample`` and the identity columns, int64 ``[N]`` each. They give the output ``fold``, int64 ``[N]``, which is an
+    input where there are no buckets. Further outputs are ``routed``, ``ensemble`` and ``spread``, float32 ``[N, C]``,
+    as `models.ensemble.score` defines them, and for each regression target ``NAME_routed``, ``NAME_ensemble`` and
+    ``NAME_spread``, float32 ``[N, Q]``, in its unit; what is routed is NaN for a fold that no network left out. The
+    file's metadata hold ``features``, ``feature_objects``, ``classes`` and ``folds`` as JSON lists, ``targets``, the
+    names of each target's columns, ``prior``, ``combination``, ``identity``, the names of the identity columns,
+    ``samples``, the key of each sample, and what the caller adds.
 
     Args:
         ensemble: The networks.
         path: The file, overwritten if it exists.
         metadata: Further entries, e.g. the fingerprint.
+        buckets: How events are given to folds; ``None`` if that is the caller's business.
     """
     import onnx
 
@@ -111,6 +119,9 @@ def export_onnx(ensemble: Ensemble, path: str | Path, metadata: Mapping[str, str
         "training_precision": " ".join(sorted({member.precision for member in ensemble.members})),
         **metadata,
     }
+    if buckets is not None:
+        buckets.put_before(model)
+        properties |= buckets.metadata
     onnx.helper.set_model_props(model, properties)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
@@ -122,7 +133,7 @@ def run_onnx(
     present: npt.NDArray[np.bool_],
     folds: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.float32], ...]:
-    """Evaluate an exported file with onnxruntime, on one thread and in bounded blocks.
+    """Evaluate an exported file with onnxruntime, of events in known folds, on one thread and in bounded blocks.
 
     Args:
         path: The ONNX file.
@@ -134,7 +145,7 @@ def run_onnx(
         ``routed``, ``ensemble`` and ``spread``, float32 ``[N, C + R]`` each: of the probabilities, then of the outputs
         of the targets.
     """
-    session = _session(path)
+    session = _session(path, KNOWN)
     names, blocks = [output.name for output in session.get_outputs()], []
     for start in range(0, max(1, len(values)), BLOCK):
         part = slice(start, start + BLOCK)
@@ -193,7 +204,7 @@ def events_per_second(
         present: Which values are there, ``[N, F]``.
         rounds: How often.
     """
-    session = _session(path)
+    session = _session(path, KNOWN)
     features = np.resize(np.where(present, values, np.float32(np.nan)).astype(np.float32), (BLOCK, values.shape[1]))
     inputs = {"features": features, "fold": np.zeros(BLOCK, dtype=np.int64)}
     seconds = []
@@ -204,13 +215,36 @@ def events_per_second(
     return BLOCK / min(seconds[1:])
 
 
-def _session(path: str | Path) -> Any:
-    """A file in onnxruntime, on one thread."""
-    import onnxruntime
+def fold_onnx(
+    path: str | Path, sample: npt.NDArray[np.int64], columns: Mapping[str, npt.NDArray[np.int64]]
+) -> npt.NDArray[np.int64]:
+    """The folds that an exported file with `Buckets` gives to events.
 
+    Args:
+        path: The ONNX file.
+        sample: The key of each event's sample, ``[N]``.
+        columns: Its identity columns, ``[N]`` each.
+
+    Returns:
+        int64 ``[N]``.
+    """
+    inputs = {"sample": sample, **columns}
+    folds: npt.NDArray[np.int64] = _session(path, tuple(inputs), ("fold",)).run(["fold"], inputs)[0]
+    return folds
+
+
+def _session(path: str | Path, inputs: Sequence[str], outputs: Sequence[str] = ()) -> Any:
+    """The part of a file between some of its tensors, by default up to its scores, in onnxruntime on one thread."""
+    import onnx
+    import onnxruntime
+    from onnx.utils import Extractor
+
+    model = onnx.load(str(path))
+    names = list(outputs) or [output.name for output in model.graph.output if output.name != "fold"]
+    part = Extractor(model).extract_model(list(inputs), names)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

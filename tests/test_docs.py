@@ -20,8 +20,9 @@ from analysis.events import read
 from analysis.features import compute
 from analysis.friends import Scores, write_friend
 from analysis.sources import Source
-from analysis.splitting import event_identity, fold_of, is_test
+from analysis.splitting import event_identity, fold_of, is_test, key_of, purpose_key
 from analysis.statistics import Histogram, pyhf_workspace
+from models.buckets import Buckets
 from models.ensemble import Ensemble, predict, score
 from models.export import export_onnx
 from models.members import History, TrainedMember
@@ -112,7 +113,8 @@ class Result:
         signature = Signature(config.feature_names, config.feature_objects, config.class_names)
         networks = Ensemble(tuple(untrained(signature, fold) for fold in range(5)))
         metadata = {"analysis": "higgsml", "signal": "higgs", "fingerprint": "abc"}
-        export_onnx(networks, self.results / "ensemble.onnx", metadata)
+        buckets = Buckets(("EventId",), {"challenge": key_of("challenge")}, purpose_key("fold", "0"), 5)
+        export_onnx(networks, self.results / "ensemble.onnx", metadata, buckets)
 
         source = Source(str(self.inputs / "higgsml.root"), "events", "flat", 0, COUNT, dict(config.data.sentinels))
         features = list(compute(signature.features, vars(analysis.physics), read(source), source).values())

@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ensemble import FORMAT, Ensemble, combine, load_member, predict, save_member
+from analysis.splitting import event_identity, fold_of, key_of, purpose_key
+from models.buckets import Buckets
+from models.ensemble import FORMAT, Ensemble, combine, load_member, predict, save_member, score
 from models.export import check_onnx, export_onnx
 from models.members import History, TrainedMember
 from models.networks import Classifier
@@ -195,6 +197,35 @@ class TestOnnx:
         other = make_member(ensemble.members[0].model, 0, 7)
         changed = Ensemble((dataclasses.replace(other, index=0), *ensemble.members[1:]))
         assert check_onnx(tmp_path / "ensemble.onnx", changed, values, present, folds) > 1e-3
+
+    def test_the_fold_is_a_hash_of_the_identity(self, tmp_path: Path) -> None:
+        """The same as that of the workflow, for all bits of a column; scores are those of the fold that it gives."""
+        ensemble, names = make_ensemble(folds=3, members=1), ("run", "event")
+        keys = {name: key_of(name) for name in ("ttbar", "higgs")}
+        export_onnx(ensemble, tmp_path / "a.onnx", {}, Buckets(names, keys, purpose_key("fold", "salt"), 3))
+        values, present, _ = make_inputs(5000)
+        random, limits = np.random.default_rng(1), np.iinfo(np.int64)
+        columns = {name: random.integers(limits.min, limits.max, 5000, endpoint=True) for name in names}
+        folds = fold_of(event_identity("higgs", list(columns.values())), 3, "salt").astype(np.int64)
+        session = onnxruntime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+        about = session.get_modelmeta().custom_metadata_map
+        assert json.loads(about["identity"]) == list(names)
+        given = {name: columns[name] for name in json.loads(about["identity"])}
+        given |= {"sample": np.full(5000, json.loads(about["samples"])["higgs"])}
+        features = np.where(present, values, np.float32(np.nan))
+        fold, routed = session.run(["fold", "routed"], {"features": features, **given})
+        assert np.array_equal(fold, folds)
+        assert np.unique(fold).tolist() == [0, 1, 2]
+        assert routed == pytest.approx(score(ensemble, values, present, folds)[0], abs=1e-5)
+        assert check_onnx(tmp_path / "a.onnx", ensemble, values, present, folds) < 1e-5
+        # Another salt, another sample or another order of the columns would be seen.
+        others = {"salt": ("higgs", names, "other"), "sample": ("ttbar", names, "salt")}
+        others["order"] = ("higgs", names[::-1], "salt")
+        for sample, order, salt in others.values():
+            other = fold_of(event_identity(sample, [columns[name] for name in order]), 3, salt)
+            assert (other != fold).mean() > 0.5
+        with pytest.raises(ValueError, match="identity column is called 'sample'"):
+            Buckets(("sample",), {}, 0, 3)
 
     def test_bounded_logits_and_the_prior(self, tmp_path: Path) -> None:
         """The bound is inside, and the file says what its scores are posteriors under."""

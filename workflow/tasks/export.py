@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
 from models.settings import Combination
@@ -13,17 +13,26 @@ from workflow.base import Given, Made, Task
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.train import TrainFolds
 
+if TYPE_CHECKING:
+    from models.buckets import Buckets
+
 ONNX_TOLERANCE = 1e-5
 """Largest difference between the scores of the ONNX file and those of PyTorch."""
+WITHOUT_NUMBERS = ("file", "entry")
+"""What makes an event unique within its sample where the analysis has no identity columns."""
 
 
 @dataclass(frozen=True)
 class ExportSlice:
-    """What the file says of itself, and how its networks are combined."""
+    """What the file says of itself, how its networks are combined, and how events are given to their folds."""
 
     name: str
     signal: str
     combination: Combination
+    identity: tuple[str, ...]
+    samples: tuple[str, ...]
+    folds: int
+    salt: str
 
 
 class ExportEnsemble(Task[ExportSlice]):
@@ -36,7 +45,15 @@ class ExportEnsemble(Task[ExportSlice]):
         return {"pool": PrepareFolds.req(self), "networks": TrainFolds.req(self, branches=())}
 
     def slice(self, config: Configuration) -> ExportSlice:
-        return ExportSlice(config.name, config.classes.signal, config.training.combination)
+        return ExportSlice(
+            name=config.name,
+            signal=config.classes.signal,
+            combination=config.training.combination,
+            identity=tuple(config.identity.columns) or WITHOUT_NUMBERS,
+            samples=tuple(dict.fromkeys(config.sample_of(name) for name in config.training_datasets())),
+            folds=config.folds.count,
+            salt=str(config.folds.salt),
+        )
 
     def files(self) -> Sequence[str]:
         return ("ensemble.onnx",)
@@ -51,12 +68,43 @@ class ExportEnsemble(Task[ExportSlice]):
         ensemble = load_ensemble(given.made["networks"], settings.combination)
         pool = load_pool(given.made["pool"].path("pool"))
         metadata = {"analysis": settings.name, "signal": settings.signal, "fingerprint": given.fingerprint}
-        export_onnx(ensemble, out / "ensemble.onnx", metadata)
+        export_onnx(ensemble, out / "ensemble.onnx", metadata, buckets_of(settings))
+        check_folds(out / "ensemble.onnx", settings)
         difference = check_onnx(
             out / "ensemble.onnx", ensemble, pool.values, pool.present, np.asarray(pool.folds, dtype=np.int64)
         )
         if not difference < ONNX_TOLERANCE:
             raise RuntimeError(f"ensemble.onnx differs from PyTorch by up to {difference}")
+
+
+def buckets_of(settings: ExportSlice) -> Buckets:
+    """How the file gives events to folds."""
+    from analysis.splitting import key_of, purpose_key
+    from models.buckets import Buckets
+
+    keys = {sample: key_of(sample) for sample in settings.samples}
+    return Buckets(settings.identity, keys, purpose_key("fold", settings.salt), settings.folds)
+
+
+def check_folds(path: Path, settings: ExportSlice, events: int = 10_000) -> None:
+    """Compare the folds that the file gives to events of any identity with those of the workflow.
+
+    Raises:
+        RuntimeError: One differs.
+    """
+    import numpy as np
+
+    from analysis.splitting import event_identity, fold_of, key_of
+    from models.export import fold_onnx
+
+    random, limits = np.random.default_rng(1), np.iinfo(np.int64)
+    for sample in settings.samples:
+        columns = {name: random.integers(limits.min, limits.max, events) for name in settings.identity}
+        found = fold_onnx(path, np.full(events, key_of(sample)), columns)
+        if not np.array_equal(
+            found, fold_of(event_identity(sample, list(columns.values())), settings.folds, settings.salt)
+        ):
+            raise RuntimeError(f"{path} gives events of {sample} to other folds than the workflow does")
 
 
 def load_ensemble(networks: Mapping[int, Made], combination: Combination, *, ratios: bool = False) -> Any:
