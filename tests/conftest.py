@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from workflow.tasks.train import TrainFolds
 
 
+FIRST = ("workflow", "tuning", "kill", "ending", "stacks", "export", "bad_files", "detached", "edits", "mutations")
+"""Test files that take longest: with `-n` they begin first, so that none is left for the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest in front; otherwise the order stays."""
+    places = {f"test_{name}": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of the public events, $EVENTFOLD_DATA."""
