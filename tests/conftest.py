@@ -13,6 +13,7 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
+from filelock import FileLock
 
 from analysis.splitting import event_identity, is_test
 from analysis.table import EventTable
@@ -100,12 +101,18 @@ def toy_table() -> Callable[..., EventTable]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A toy analysis that has run once; what changes it works on a copy."""
-    law = Law(tmp_path_factory.mktemp("finished"))
-    toy(law.home / "toy")
-    started = time.monotonic()
-    law("Report", "--analysis", law.analysis)
-    return Finished(law, time.monotonic() - started)
+    """A toy analysis that has run once, also for all processes of `-n`; what changes it works on a copy."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    law, took = Law(home), home / "seconds.txt"
+    with FileLock(home.with_suffix(".lock")):
+        if not took.exists():
+            shutil.rmtree(home, ignore_errors=True)
+            toy(law.home / "toy")
+            started = time.monotonic()
+            law("Report", "--analysis", law.analysis)
+            took.write_text(str(time.monotonic() - started))
+    return Finished(law, float(took.read_text()))
 
 
 @pytest.fixture
