@@ -13,6 +13,7 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
+from filelock import FileLock
 
 from analysis.splitting import event_identity, is_test
 from analysis.table import EventTable
@@ -20,6 +21,16 @@ from tests.toy import Finished, Law, toy
 
 if TYPE_CHECKING:
     from workflow.tasks.train import TrainFolds
+
+
+FIRST = ("workflow", "tuning", "kill", "ending", "stacks", "export", "bad_files", "detached", "edits", "mutations")
+"""Test files that take longest: with `-n` they begin first, so that none is left for the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest in front; otherwise the order stays."""
+    places = {f"test_{name}": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
 
 
 @pytest.fixture(scope="session")
@@ -90,12 +101,18 @@ def toy_table() -> Callable[..., EventTable]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A toy analysis that has run once; what changes it works on a copy."""
-    law = Law(tmp_path_factory.mktemp("finished"))
-    toy(law.home / "toy")
-    started = time.monotonic()
-    law("Report", "--analysis", law.analysis)
-    return Finished(law, time.monotonic() - started)
+    """A toy analysis that has run once, also for all processes of `-n`; what changes it works on a copy."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    law, took = Law(home), home / "seconds.txt"
+    with FileLock(home.with_suffix(".lock")):
+        if not took.exists():
+            shutil.rmtree(home, ignore_errors=True)
+            toy(law.home / "toy")
+            started = time.monotonic()
+            law("Report", "--analysis", law.analysis)
+            took.write_text(str(time.monotonic() - started))
+    return Finished(law, float(took.read_text()))
 
 
 @pytest.fixture

@@ -106,8 +106,8 @@ def _trace(path: Path, name: str, followed: str, *, labels: bool = True) -> list
         if place[1] == _WHOLE or any(_is_dynamic(node) for node in nodes):
             nodes, imported = [symbols.tree], [pair for pairs in symbols.imports.values() for pair in pairs]
         for node in nodes:
-            shown = {} if labels else {name: kind for name, kind in symbols.labelling.items() if name in _names(node)}
-            texts.append(ast.unparse(_Unlabelled(shown).visit(copy.deepcopy(node)) if shown else node))
+            shown = () if labels else tuple(pair for pair in symbols.labelling.items() if pair[0] in _names(node))
+            texts.append(_text(node, shown))
             modules |= _imports(node)
             if followed == _EXAMPLES:
                 texts += _files_named(node, place[0].parent)
@@ -123,14 +123,26 @@ def _trace(path: Path, name: str, followed: str, *, labels: bool = True) -> list
 
 def _files_named(node: ast.AST, folder: Path) -> list[str]:
     """Names and digests of the files of an analysis folder that stand in its code as strings, such as scale factors."""
-    names = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str) and c.value}
     found = []
-    for name in sorted(name for name in names if "." in name and len(name) < 256 and name.isprintable()):
+    for name in _file_names(node):
         path = folder / name
         if path.is_file() and path.is_relative_to(folder):
             _states.setdefault(path, _state(path))
             found.append(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}")
     return found
+
+
+@cache
+def _file_names(node: ast.AST) -> tuple[str, ...]:
+    """Strings of a tree that may name a file."""
+    names = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str) and c.value}
+    return tuple(sorted(name for name in names if "." in name and len(name) < 256 and name.isprintable()))
+
+
+@cache
+def _text(node: ast.AST, labelling: tuple[tuple[str, str], ...]) -> str:
+    """Normalised source of a statement, without what `_Unlabelled` takes away."""
+    return ast.unparse(_Unlabelled(dict(labelling)).visit(copy.deepcopy(node)) if labelling else node)
 
 
 def defined_names(path: Path) -> tuple[str, ...]:
@@ -349,6 +361,7 @@ class _Unlabelled(ast.NodeTransformer):
         return node
 
 
+@cache
 def _is_dynamic(node: ast.AST) -> bool:
     """Whether names are looked up in a way that reading the code can't follow."""
     return bool(_names(node) & _DYNAMIC) or any(
