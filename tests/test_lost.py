@@ -177,11 +177,13 @@ def test_more_memory_is_twice_as_much(profile: Profile, expected: tuple[str, int
     assert (more and (more.memory, more.workers)) == expected
 
 
-def test_losses_are_forgiven_where_something_was_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [".checkpoint", ".checkpoint-3"])
+def test_losses_are_forgiven_where_something_was_kept(name: str, tmp_path: Path) -> None:
+    """A branch of several networks numbers its checkpoints."""
     (group,) = groups(tmp_path, "well")
     losses = Losses()
     for number in range(3 * LOSSES):
-        (tmp_path / "0" / ".checkpoint").write_text("x" * (number // 2))
+        (tmp_path / "0" / name).write_text("x" * (number // 2))
         assert not losses.count(group)
     assert [losses.count(group) for _ in range(LOSSES)][-1]
 

@@ -108,11 +108,14 @@ class Losses:
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
-        self._kept: dict[int, list[Stamp]] = {}
+        self._kept: dict[int, dict[Path, Stamp]] = {}
 
     def count(self, group: Group) -> bool:
         """Count one; whether there were too many."""
-        kept = [stamp(Path(folder) / name) for folder in group.folders for name in (".checkpoint", "provenance.json")]
+        found = (
+            path for name in (".checkpoint*", "provenance.json") for f in group.folders for path in Path(f).glob(name)
+        )
+        kept = {path: stamp(path) for path in found}
         if kept != self._kept.get(group.number, kept):
             self._counts[group.number] = 0
         self._kept[group.number] = kept
