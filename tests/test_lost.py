@@ -1,4 +1,4 @@
-"""Groups of branches whose workers are lost, or the scheduler: on dask workers of this machine."""
+"""Groups of branches whose workers are lost, or the scheduler: on processes and dask workers of this machine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -17,6 +19,7 @@ import luigi
 import pytest
 
 from analysis.errors import UserError
+from workflow.execution import local
 from workflow.execution.clusters import Profile, with_more_memory
 from workflow.execution.dask import DaskExecutor
 from workflow.execution.executor import LOSSES, Failure, Group, Losses, Message
@@ -175,6 +178,28 @@ def test_want_of_memory_is_met_with_more(executor: DaskExecutor, tmp_path: Path)
 def test_more_memory_is_twice_as_much(profile: Profile, expected: tuple[str, int] | None) -> None:
     more = with_more_memory(profile)
     assert (more and (more.memory, more.workers)) == expected
+
+
+def _dies_or_sleeps(group: Any) -> None:
+    time.sleep(1 if group.name == "dies" else 90)
+    if group.name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_death_is_seen_at_once_however_slowly_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when another process has something to say, which may take hours."""
+    start = ProcessPoolExecutor._adjust_process_count
+
+    def slowly(pool: ProcessPoolExecutor) -> None:
+        time.sleep(0.5)
+        start(pool)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "_adjust_process_count", slowly)
+    monkeypatch.setattr(local, "_run", _dies_or_sleeps)
+    executor = local.LocalExecutor(2)
+    submitted = executor.submit([SimpleNamespace(name="sleeps"), SimpleNamespace(name="dies")], lambda _: None)  # type: ignore[list-item]
+    with pytest.raises(UserError, match="A worker process was killed or ended from outside"):
+        next(submitted)
 
 
 @pytest.mark.parametrize("name", [".checkpoint", ".checkpoint-3"])

@@ -70,6 +70,8 @@ class LocalExecutor:
         """
         self._hear = hear
         futures = {self._pool.submit(_run, group): group for group in groups}
+        # The pool watches the processes that it had at its last submission, and each may have started another one.
+        watched = self._pool.submit(_nothing)
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -82,6 +84,7 @@ class LocalExecutor:
                 "if memory is short."
             ) from error
         finally:
+            watched.cancel()
             for future in futures:
                 future.cancel()
             self._hear = None
@@ -108,6 +111,10 @@ def _start(messages: Any) -> None:
 def _run(group: Group) -> Failure | None:
     assert _tell is not None, "the process was prepared when it started"
     return run_group(group, _tell)
+
+
+def _nothing() -> None:
+    """What is submitted lest the death of a process go unseen until another one has something to say."""
 
 
 def _end_with_head() -> None:
