@@ -7,7 +7,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from models.events import TrainingEvents
@@ -34,6 +33,8 @@ def temperature(events: TrainingEvents, plan: MemberPlan, member: TrainedMember)
     Returns:
         T, between 1/5 and 5.
     """
+    from scipy.optimize import minimize_scalar  # training on a GPU without it needs torch and numpy alone
+
     own = own_weights(events, plan, member.ratios)  # (N,)
     whole, rows = plan.balanced[1] & (own != 0), np.flatnonzero(plan.validation & (own != 0))
     classes, balance = len(events.signature.classes), plan.settings.balance

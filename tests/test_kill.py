@@ -29,7 +29,7 @@ from tests.toy import Finished, Law
 from workflow.claims import LEASE
 
 KILLS = 3
-LONGER = ("--set", "training.epochs=80", "--set", "training.patience=null")
+LONGER = ("--set", "training.epochs=150", "--set", "training.patience=null")
 FINGERPRINT = "0123456789abcdef"
 
 
@@ -67,7 +67,7 @@ def test_kills_undo_no_step_of_a_training_that_keeps_each(finished: Finished, tm
     losses: list[Loss] = []
     for seed in range(2, 12):  # on a slow machine kills may meet workers that only start
         job = Job(place(f"killed{seed}"), disturbed, "dask", reference, random.Random(seed), during="TrainFolds")
-        losses += [loss for each in job.disturb(KILLS - 1) for loss in each.losses]
+        losses += [loss for each in job.disturb(KILLS) for loss in each.losses]
         if losses:
             break
     assert losses
