@@ -172,7 +172,7 @@ def load_member(path: str | Path, *, ratios: bool = False) -> TrainedMember:
     description = json.loads(metadata.get("eventfold", "{}"))
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')}; expected format {FORMAT}: train again.")
-    member = _network(description, tensors, "")
+    member = dataclasses.replace(_network(description, tensors, ""), ratios=tensors.get(_RATIOS))
     if "patterns" not in description:
         return member
     others = [_network(text, tensors, f"{number}.") for number, text in enumerate(description["others"], 1)]
@@ -204,7 +204,6 @@ def _network(description: dict[str, Any], tensors: dict[str, npt.NDArray[np.floa
         best_epoch=description["best_epoch"],
         events=(description["events"][0], description["events"][1]),
         snapshots={epoch: named(f"snapshot{epoch}") for epoch in description["snapshots"]},
-        ratios=tensors.get(_RATIOS) if place == "" else None,
         temperature=description["temperature"],
     )
 

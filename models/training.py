@@ -80,10 +80,8 @@ def train(
     ratios = refine(events, plans, partial(train, progress=progress, checkpoints=nested, device=device), device)
     members = [separated(events, plan) if plan.model.missing == "separate" else (None, [plan]) for plan in plans]
     # Networks of further patterns are counted after all others.
-    numbered = {
-        order + number * len(plans): own for order, (_, parts) in enumerate(members) for number, own in enumerate(parts)
-    }
-    numbered = dict(sorted(numbered.items()))
+    pairs = ((order + n * len(plans), own) for order, (_, parts) in enumerate(members) for n, own in enumerate(parts))
+    numbered = dict(sorted(pairs, key=lambda pair: pair[0]))
     saved = {} if checkpoints is None else {place: checkpoints.load(place) for place in numbered}
     rounds = {place: Round.of(plan, saved.get(place)) for place, plan in numbered.items()}
     each = {place: ratios[place % len(plans)] for place in numbered}

@@ -229,8 +229,6 @@ def test_each_leaf_changes_what_reads_it_and_what_follows(
     monkeypatch.setenv("EVENTFOLD_STORE", str(tmp_path_factory.mktemp("store")))
     analysis = load_analysis("hww")
     content = json.loads(analysis.config.model_dump_json())
-    for dataset in content["data"]["datasets"].values():
-        dataset["simulate"]["parts"] = 1  # half of the branches, and all steps still
     reference = Graph(analysis, content, monkeypatch)
     assert set(reference.own) == {SIMULATE, LIST, *READS, FOLDS, TRAIN, EXPORT, SCORE, *SCORED, REPORT}
     unread = []

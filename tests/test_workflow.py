@@ -66,7 +66,7 @@ def test_removing_a_fold_redoes_it_and_what_follows(law: Law) -> None:
     selected = outputs(law, "SelectEvents")
     friends = outputs(law, "ScoreEvents")
     networks[1].unlink()
-    counts = ran(law("ScoreEvents", "--analysis", law.analysis))
+    counts = ran(law("Report", "--analysis", law.analysis))
     assert counts == {"TrainFolds": 1, "ScoreEvents": 4}
     assert outputs(law, "SelectEvents") == selected
     assert all(outputs(law, "ScoreEvents")[p] > time for p, time in friends.items())
@@ -163,13 +163,12 @@ def test_why_says_what_changed(law: Law) -> None:
 
 def test_overrides_do_not_replace_the_reference(law: Law) -> None:
     reference = (law.results / "toy").resolve()
-    done = law("Report", "--analysis", law.analysis, "--set", "title=Another", "--set", "outputs.blind_above=0.5")
+    done = law("Report", "--analysis", law.analysis, "--set", "training.epochs=2", "--set", "model.hidden=[6]")
     assert (law.results / "toy").resolve() == reference
     experiments = [p for p in law.results.iterdir() if p.name.startswith("toy@")]
     assert len(experiments) == 1
     assert str(experiments[0]) in done.stdout
-    assert "Another" in (experiments[0] / "report.html").read_text()
-    assert "Another" not in (reference / "report.html").read_text()
+    assert ran(done)["TrainFolds"] == 3
 
 
 def test_dask_and_local_processes_give_the_same_summary(law: Law) -> None:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from analysis.config import Configuration
 from analysis.errors import UserError
 from models.settings import Combination
-from workflow.base import Task
 from workflow.identity import ROOT
-from workflow.store import link_results, results_folder
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.plots import write_plots
+from workflow.tasks.publishing import PublishedTask
 from workflow.tasks.tables import Sums, load_events, require_events
 from workflow.tasks.train import TrainFolds
 
@@ -34,7 +33,7 @@ PAGE = ("table.txt", "page.html", "plots/")
 """Outputs of `write_page`."""
 
 
-class PageTask(Task[Any]):
+class PageTask(PublishedTask):
     """A step that writes a page of its own, and points results/<name>-<published> at it.
 
     Attributes:
@@ -49,26 +48,9 @@ class PageTask(Task[Any]):
     def published(self) -> str:
         """What the page is about, in a word or two."""
 
-    @property
-    def departs(self) -> bool:
-        """Whether what was asked for must not replace what is published of the analysis as configured."""
-        return bool(self.set)
-
     def table(self) -> str:
         """What the terminal shows."""
         return self.path("table.txt").read_text()
-
-    def run(self) -> None:
-        super().run()
-        try:
-            self.publish()
-        except OSError as error:
-            raise UserError(f"{results_folder()}: the results could not be published there: {error}") from error
-
-    def publish(self) -> Path:
-        """Point results/<name>-<published>, with departures results/<name>-<published>@<fingerprint>, here."""
-        name = f"{self.plan.config.name}-{self.published}"
-        return link_results(f"{name}@{self.fingerprint}" if self.departs else name, self.folder)
 
     def conclude(self) -> None:
         """Print the table and where the page is, also if there was nothing to do."""

@@ -97,13 +97,14 @@ def check_folds(path: Path, settings: ExportSlice, events: int = 10_000) -> None
     from analysis.splitting import event_identity, fold_of, key_of
     from models.export import fold_onnx
 
-    random, limits = np.random.default_rng(1), np.iinfo(np.int64)
-    for sample in settings.samples:
-        columns = {name: random.integers(limits.min, limits.max, events) for name in settings.identity}
-        found = fold_onnx(path, np.full(events, key_of(sample)), columns)
-        if not np.array_equal(
-            found, fold_of(event_identity(sample, list(columns.values())), settings.folds, settings.salt)
-        ):
+    random, limits, samples = np.random.default_rng(1), np.iinfo(np.int64), settings.samples
+    shape = (len(samples), events)
+    columns = {name: random.integers(limits.min, limits.max, shape) for name in settings.identity}
+    keys = np.repeat([key_of(sample) for sample in samples], events)
+    found = fold_onnx(path, keys, {name: column.ravel() for name, column in columns.items()})
+    for number, (sample, folds) in enumerate(zip(samples, found.reshape(shape), strict=True)):
+        identity = event_identity(sample, [column[number] for column in columns.values()])
+        if not np.array_equal(folds, fold_of(identity, settings.folds, settings.salt)):
             raise RuntimeError(f"{path} gives events of {sample} to other folds than the workflow does")
 
 

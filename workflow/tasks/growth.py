@@ -12,13 +12,19 @@ import luigi
 
 from analysis.config import Configuration
 from analysis.errors import UserError
-from workflow.base import Given, Task, Workflow
-from workflow.execution.clusters import has_gpu
-from workflow.execution.executor import say
+from workflow.base import Given, Task
 from workflow.store import write_json
 from workflow.tasks.beside import PAGE, JudgedSlice, JudgingTask, load_judged, write_page
-from workflow.tasks.folds import PrepareFolds
-from workflow.tasks.train import Kept, TrainSlice, plan_of, slices_of, train_branches, training_events
+from workflow.tasks.train import (
+    Kept,
+    TrainingWorkflow,
+    TrainSlice,
+    plan_of,
+    slices_of,
+    train_branches,
+    train_networks,
+    training_events,
+)
 
 if TYPE_CHECKING:
     from analysis.growth import Point
@@ -74,18 +80,10 @@ class PointSlice:
     share: float
 
 
-class TrainCurve(CurveTask, Workflow[PointSlice]):
+class TrainCurve(CurveTask, TrainingWorkflow):
     """Train all networks anew; one branch per point. Branches of one process train together."""
 
     exclude_index = False
-    libraries = ("torch",)
-    wants_gpu = True
-
-    checkpoint = luigi.FloatParameter(
-        default=60.0,
-        significant=False,
-        description="seconds of training after which each network is kept, as in TrainFolds; default: 60",
-    )
 
     def about_branches(self) -> Sequence[Point]:
         return self.points(self.plan.config)
@@ -93,14 +91,6 @@ class TrainCurve(CurveTask, Workflow[PointSlice]):
     @property
     def subject(self) -> str:
         return str(self.branch_data.name)
-
-    def workflow_requires(self) -> Any:
-        reqs = super().workflow_requires()
-        reqs.pool = PrepareFolds.req(self)
-        return reqs
-
-    def requires(self) -> Any:
-        return {"pool": PrepareFolds.req(self)}
 
     def slice(self, config: Configuration) -> PointSlice:
         point: Point = self.branch_data
@@ -110,12 +100,11 @@ class TrainCurve(CurveTask, Workflow[PointSlice]):
     def files(self) -> Sequence[str]:
         return ("networks/",)
 
-    def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
+    def spread(self, branches: Sequence[int], slots: int) -> Sequence[Sequence[int]]:
         from models.tuning import spread
 
-        slots = 1 if self.workflow == "local" and has_gpu() else min(slots, len(branches))
         found = [self.as_branch(branch).settings.networks[0] for branch in branches]
-        return [[branches[i] for i in group] for group in spread([(s.model, s.training) for s in found], slots)]
+        return spread([(s.model, s.training) for s in found], slots)
 
     def run_branches(self, branches: Sequence[int]) -> None:
         train_branches(
@@ -126,11 +115,6 @@ class TrainCurve(CurveTask, Workflow[PointSlice]):
             lambda own: [f".checkpoint-{place}" for place in range(len(own.networks))],
             quiet=True,
         )
-
-    def device(self) -> str:
-        from models.training import gpu_name
-
-        return gpu_name() or super().device()
 
     @staticmethod
     def compute(settings: PointSlice, given: Given, out: Path) -> None:
@@ -147,8 +131,6 @@ def train_points(
     """
     from analysis.growth import in_share
     from analysis.pool import load_pool
-    from models.members import TrainingDiverged
-    from models.training import best_device, train
 
     pool = load_pool(given.made["pool"].path("pool"))
     plans = []
@@ -158,9 +140,7 @@ def train_points(
         plans += [replace(plan, training=plan.training & chosen) for plan in own]
     events = training_events(pool, slices[0].networks[0])
     try:
-        trained = train(events, plans, progress=say, checkpoints=kept, device=best_device())
-    except TrainingDiverged as error:
-        raise UserError(str(error)) from error
+        trained = train_networks(events, plans, kept=kept)
     except ValueError as error:
         raise UserError(f"--shares or --widths: {error}") from error
     members = iter(trained)

@@ -13,11 +13,10 @@ import luigi
 from analysis.config import Configuration
 from analysis.errors import UserError
 from workflow.base import Given
-from workflow.execution.executor import say
 from workflow.parameters import ChoiceParameter
 from workflow.store import write_json
 from workflow.tasks.beside import PAGE, Judged, JudgedSlice, JudgingTask, check_method, load_judged, write_page
-from workflow.tasks.train import TrainSlice, plan_of, slices_of, training_events
+from workflow.tasks.train import TrainSlice, plan_of, slices_of, train_networks, training_events
 
 NOTE = (
     "Each network ranks the features for itself, on the fold on which it stopped, and is trained again with the best "
@@ -105,7 +104,6 @@ def prune_features(settings: PruneFeaturesSlice, events: Judged) -> dict[str, An
 
     from analysis.importance import counts_to_keep
     from models.importance import of_fold, ranked
-    from models.training import best_device, train
 
     pool = events.pool
     training = training_events(pool, settings.networks[0])
@@ -131,7 +129,7 @@ def prune_features(settings: PruneFeaturesSlice, events: Judged) -> dict[str, An
         return np.isin(np.arange(len(pool.features)), orders[fold][:number])
 
     fewer = [replace(plan, features=seen(plan.fold, number)) for number in numbers[1:] for plan in plans]
-    trained = train(training, fewer, progress=say, device=best_device()) if fewer else []
+    trained = train_networks(training, fewer) if fewer else []
     ensembles = (events.ensemble, *events.ensembles(trained, len(plans)))
     return {
         **events.about,

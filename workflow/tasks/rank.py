@@ -15,7 +15,7 @@ from workflow.execution.executor import say
 from workflow.parameters import ChoiceParameter
 from workflow.store import write_json
 from workflow.tasks.beside import PAGE, Judged, JudgedSlice, JudgingTask, check_method, load_judged, write_page
-from workflow.tasks.train import TrainSlice, plan_of, slices_of, training_events
+from workflow.tasks.train import TrainSlice, plan_of, slices_of, train_networks, training_events
 
 if TYPE_CHECKING:
     from models.importance import Group
@@ -178,13 +178,12 @@ def _contributions(events: Judged, chosen: Sequence[Group]) -> tuple[list[dict[s
 
 def _left_out(settings: RankSlice, events: Judged, chosen: Sequence[Group]) -> list[dict[str, Any]]:
     from models.importance import without
-    from models.training import best_device, train
 
     training = training_events(events.pool, settings.networks[0])
     plans = [plan_of(each, events.pool) for each in settings.networks]
     different = list(dict.fromkeys(group.columns for group in chosen))
     every = [plan for columns in different for plan in without(plans, training.signature, columns)]
-    networks = train(training, every, progress=say, device=best_device())
+    networks = train_networks(training, every)
     known = {
         columns: events.judge.drop([events.scores(own)])
         for columns, own in zip(different, events.ensembles(networks, len(plans)), strict=True)

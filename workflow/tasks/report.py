@@ -16,17 +16,17 @@ import luigi
 
 from analysis.config import Configuration
 from analysis.costs import price
-from analysis.errors import UserError
-from workflow.base import Given, Task
+from workflow.base import Given
 from workflow.costs import Cost, account
 from workflow.identity import ROOT, canonical
 from workflow.plan import SkippedFile
 from workflow.provenance import source_version
 from workflow.pruning import note_publication
-from workflow.store import link_results, read_json, results_folder, write_json
+from workflow.store import read_json, results_folder, write_json
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.plots import PlotResults
+from workflow.tasks.publishing import PublishedTask
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.statistics import WriteStatistics
 from workflow.tasks.tables import Sums, load_cutflows, require_events
@@ -45,7 +45,7 @@ class ReportSlice:
     skipped: tuple[SkippedFile, ...]
 
 
-class Report(Task[ReportSlice]):
+class Report(PublishedTask):
     """Write the report and point results/<name> at it and at all that it stands on."""
 
     exclude_index = False
@@ -93,20 +93,12 @@ class Report(Task[ReportSlice]):
         content = report_content(config, summary, run, cutflows, given.made["plots"].path("plots"))
         (out / "report.html").write_text(render(content))
 
-    def run(self) -> None:
-        super().run()
-        try:
-            self.publish()
-        except OSError as error:
-            raise UserError(f"{results_folder()}: the results could not be published there: {error}") from error
-
     def conclude(self) -> None:
         """`publish` has said it."""
 
-    def publish(self) -> None:
-        """Point results/<name> here by one atomic swap of a link, and print the table."""
-        name = self.plan.config.name
-        link = link_results(f"{name}@{self.fingerprint}" if self.set else name, self.folder)
+    def publish(self) -> Path:
+        """Point results/<name> here, and print the table."""
+        link = super().publish()
         note_publication(link)
         with suppress(PermissionError):  # somebody else's run
             os.utime(self.path("run.json"))  # `Prune` shows when results were last used
@@ -118,6 +110,7 @@ class Report(Task[ReportSlice]):
         said.append(f"report: {link / 'report.html'}")
         sys.stdout.write("\n".join(said) + "\n")
         sys.stdout.flush()
+        return link
 
 
 @Report.event_handler(luigi.Event.DEPENDENCY_PRESENT)

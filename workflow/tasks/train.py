@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -48,10 +49,10 @@ class TrainSlice:
     signal: str | None
 
 
-class TrainFolds(Workflow[TrainSlice]):
-    """Train the networks; one branch per fold and member. Branches of one process train as one stack."""
+class TrainingWorkflow(Workflow[Any]):
+    """A step whose branches train networks on the pool of events."""
 
-    exclude_index = False
+    exclude_index = True
     libraries = ("torch",)
     wants_gpu = True
 
@@ -62,14 +63,6 @@ class TrainFolds(Workflow[TrainSlice]):
         "there; a run that is interrupted keeps each as it ends; changes no result; default: 60",
     )
 
-    def about_branches(self) -> Sequence[tuple[int, int]]:
-        config = self.plan.config
-        return [(fold, member) for fold in range(config.folds.count) for member in range(config.training.members)]
-
-    @property
-    def subject(self) -> str:
-        return f"fold {self.branch_data[0]}, member {self.branch_data[1]}"
-
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
         reqs.pool = PrepareFolds.req(self)
@@ -78,24 +71,45 @@ class TrainFolds(Workflow[TrainSlice]):
     def requires(self) -> Any:
         return {"pool": PrepareFolds.req(self)}
 
+    def device(self) -> str:
+        from models.training import gpu_name
+
+        return gpu_name() or super().device()
+
+    def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
+        # Processes of this machine would share its GPU, where one stack of all networks is faster.
+        slots = 1 if self.workflow == "local" and has_gpu() else min(slots, len(branches))
+        return [[branches[place] for place in group] for group in self.spread(branches, slots)]
+
+    @abstractmethod
+    def spread(self, branches: Sequence[int], slots: int) -> Sequence[Sequence[int]]:
+        """Which branches one process trains: their places, at most so many groups."""
+
+
+class TrainFolds(TrainingWorkflow):
+    """Train the networks; one branch per fold and member. Branches of one process train as one stack."""
+
+    exclude_index = False
+
+    def about_branches(self) -> Sequence[tuple[int, int]]:
+        config = self.plan.config
+        return [(fold, member) for fold in range(config.folds.count) for member in range(config.training.members)]
+
+    @property
+    def subject(self) -> str:
+        return f"fold {self.branch_data[0]}, member {self.branch_data[1]}"
+
     def slice(self, config: Configuration) -> TrainSlice:
         return _slice_of(config, *self.branch_data)
 
     def files(self) -> Sequence[str]:
         return ("network.safetensors",)
 
-    def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
-        # Processes of this machine would share its GPU, where one stack of all networks is faster.
-        slots = 1 if self.workflow == "local" and has_gpu() else min(slots, len(branches))
-        return [list(branches[i::slots]) for i in range(slots)]
+    def spread(self, branches: Sequence[int], slots: int) -> Sequence[Sequence[int]]:
+        return [range(first, len(branches), slots) for first in range(slots)]
 
     def run_branches(self, branches: Sequence[int]) -> None:
         train_branches(self, branches, train_stack, save_network)
-
-    def device(self) -> str:
-        from models.training import gpu_name
-
-        return gpu_name() or super().device()
 
     @staticmethod
     def compute(settings: TrainSlice, given: Given, out: Path) -> None:
@@ -211,9 +225,6 @@ def save_network(network: TrainedMember, out: Path) -> None:
 def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = None) -> list[TrainedMember]:
     """Train the networks of several branches, which require the same, as one stack."""
     from analysis.pool import load_pool
-    from models.members import TrainingDiverged
-    from models.training import best_device, train
-    from models.weighting import WeightsError
 
     pool = load_pool(given.made["pool"].path("pool"))
     events, plans = training_events(pool, slices[0]), [plan_of(each, pool) for each in slices]
@@ -221,6 +232,24 @@ def train_stack(slices: Sequence[TrainSlice], given: Given, kept: Kept | None = 
 
     def progress(line: str) -> None:
         say(f"folds {folds}: {line}")
+
+    return train_networks(events, plans, progress, kept)
+
+
+def train_networks(
+    events: TrainingEvents,
+    plans: Sequence[MemberPlan],
+    progress: Callable[[str], None] = say,
+    kept: Kept | None = None,
+) -> list[TrainedMember]:
+    """Train networks on the best device of this machine.
+
+    Raises:
+        UserError: A training diverges, or its weights can't be made of these events.
+    """
+    from models.members import TrainingDiverged
+    from models.training import best_device, train
+    from models.weighting import WeightsError
 
     try:
         return train(events, plans, progress=progress, checkpoints=kept, device=best_device())

@@ -27,8 +27,7 @@ from models.settings import (
     check_tunable,
     default_space,
 )
-from workflow.base import Given, Task, Workflow
-from workflow.execution.clusters import has_gpu
+from workflow.base import Given, Task
 from workflow.execution.executor import say
 from workflow.identity import ROOT, canonical, fingerprint
 from workflow.store import atomic_write, read_json, store_folder, write_json
@@ -36,7 +35,7 @@ from workflow.tasks.beside import PageTask
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.plots import write_plots
 from workflow.tasks.tables import Sums, load_events, require_events
-from workflow.tasks.train import Kept, of_one_network, train_branches, training_events
+from workflow.tasks.train import Kept, TrainingWorkflow, of_one_network, train_branches, training_events
 
 if TYPE_CHECKING:
     from analysis.splitting import Scheme
@@ -59,21 +58,14 @@ class TrialSlice:
     limits: Limits
 
 
-class TrainTrials(Workflow[TrialSlice]):
+class TrainTrials(TrainingWorkflow):
     """Train the networks of some trials; one branch per trial. Branches of one process train together."""
 
     exclude_index = False
-    libraries = ("torch",)
-    wants_gpu = True
 
     proposals = luigi.Parameter(
         default="[]",
         description="the trials, as SearchHyperparameters proposes them: a JSON list of values and limits",
-    )
-    checkpoint = luigi.FloatParameter(
-        default=60.0,
-        significant=False,
-        description="seconds of training after which each network is kept, as in TrainFolds; default: 60",
     )
 
     def about_branches(self) -> Sequence[tuple[dict[str, Any], Limits]]:
@@ -82,14 +74,6 @@ class TrainTrials(Workflow[TrialSlice]):
     @property
     def subject(self) -> str:
         return words(self.branch_data[0])
-
-    def workflow_requires(self) -> Any:
-        reqs = super().workflow_requires()
-        reqs.pool = PrepareFolds.req(self)
-        return reqs
-
-    def requires(self) -> Any:
-        return {"pool": PrepareFolds.req(self)}
 
     def slice(self, config: Configuration) -> TrialSlice:
         values, limits = self.branch_data
@@ -109,12 +93,11 @@ class TrainTrials(Workflow[TrialSlice]):
     def files(self) -> Sequence[str]:
         return ("trial.json", "networks/")
 
-    def group_branches(self, branches: Sequence[int], slots: int) -> list[list[int]]:
+    def spread(self, branches: Sequence[int], slots: int) -> Sequence[Sequence[int]]:
         from models.tuning import spread
 
-        slots = 1 if self.workflow == "local" and has_gpu() else min(slots, len(branches))
         found = [self.as_branch(branch).settings for branch in branches]
-        return [[branches[i] for i in group] for group in spread([(s.model, s.training) for s in found], slots)]
+        return spread([(s.model, s.training) for s in found], slots)
 
     def run_branches(self, branches: Sequence[int]) -> None:
         train_branches(
@@ -126,11 +109,6 @@ class TrainTrials(Workflow[TrialSlice]):
             quiet=True,
         )
 
-    def device(self) -> str:
-        from models.training import gpu_name
-
-        return gpu_name() or super().device()
-
     @staticmethod
     def compute(settings: TrialSlice, given: Given, out: Path) -> None:
         save_outcome(run_trials([settings], given)[0], out)
@@ -141,14 +119,17 @@ def run_trials(slices: Sequence[TrialSlice], given: Given, kept: Kept | None = N
     from analysis.pool import load_pool
     from models.training import best_device
     from models.tuning import Fold, Trial, train_trials
+    from models.weighting import WeightsError
 
     pool = load_pool(given.made["pool"].path("pool"))
     one = slices[0]
     trials = [Trial(s.model, s.training, s.limits) for s in slices]
     folds = [Fold(fold, *pool.uses(fold, one.folds, one.scheme)) for fold in range(one.folds)]
-    return train_trials(
-        training_events(pool, one), trials, folds, one.seed, progress=say, checkpoints=kept, device=best_device()
-    )
+    events = training_events(pool, one)
+    try:
+        return train_trials(events, trials, folds, one.seed, progress=say, checkpoints=kept, device=best_device())
+    except WeightsError as error:
+        raise UserError(str(error)) from error
 
 
 def save_outcome(outcome: Outcome, out: Path) -> None:

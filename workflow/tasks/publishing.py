@@ -1,0 +1,38 @@
+"""What is published: folders of the store under plain names in the folder of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from analysis.errors import UserError
+from workflow.base import Task
+from workflow.store import link_results, results_folder
+
+
+class PublishedTask(Task[Any]):
+    """A step at whose outputs results/<name>, or results/<name>-<published>, points."""
+
+    exclude_index = True
+
+    @property
+    def published(self) -> str:
+        """What it is about, in a word or two; nothing for the results themselves."""
+        return ""
+
+    @property
+    def departs(self) -> bool:
+        """Whether what was asked for must not replace what is published of the analysis as configured."""
+        return bool(self.set)
+
+    def run(self) -> None:
+        super().run()
+        try:
+            self.publish()
+        except OSError as error:
+            raise UserError(f"{results_folder()}: the results could not be published there: {error}") from error
+
+    def publish(self) -> Path:
+        """Point the link here by one atomic swap; with departures that of <name>@<fingerprint>."""
+        name = "-".join(filter(None, (self.plan.config.name, self.published)))
+        return link_results(f"{name}@{self.fingerprint}" if self.departs else name, self.folder)
