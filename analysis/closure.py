@@ -25,14 +25,14 @@ Doubles = npt.NDArray[np.float64]
 
 
 def crossed(
-    ratios: Sequence[npt.NDArray[np.float32]],
+    ratios: Sequence[npt.NDArray[np.float32] | None],
     uses: Sequence[npt.NDArray[np.bool_]],
     folds: npt.NDArray[np.int16],
 ) -> Doubles:
     """The mean sign of each event, from one of the networks that train on it.
 
     Args:
-        ratios: Of each network, [N].
+        ratios: Of each network, [N]; ``None`` of one that has met no negative weight, for 1.
         uses: Which events each network trains on, bool [N].
         folds: Fold of each event, [N].
 
@@ -45,7 +45,8 @@ def crossed(
         for fold in range(len(ratios)):
             network = (fold - step) % len(ratios)
             rows = (folds == fold) & uses[network] & np.isnan(found)
-            found[rows] = ratios[network][rows]
+            ratio = ratios[network]
+            found[rows] = 1.0 if ratio is None else ratio[rows]
     return found
 
 

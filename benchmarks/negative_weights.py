@@ -34,9 +34,9 @@ from models.preprocessing import Signature
 from models.training import best_device, train
 
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "signed": ({}, {}),
-    "signed, logit_bound 10": ({"logit_bound": 10.0}, {}),
-    "signed, logit_bound 4": ({"logit_bound": 4.0}, {}),
+    "signed": ({}, {"negative_weights": "signed"}),
+    "signed, logit_bound 10": ({"logit_bound": 10.0}, {"negative_weights": "signed"}),
+    "signed, logit_bound 4": ({"logit_bound": 4.0}, {"negative_weights": "signed"}),
     "absolute": ({}, {"negative_weights": "absolute"}),
     "ignore": ({}, {"negative_weights": "ignore"}),
     "reweighted": ({}, {"negative_weights": "reweighted"}),
@@ -122,8 +122,7 @@ def main() -> None:
             if way == "reweighted":
                 own = [member for member in trained if member.index == 0]
                 uses = [pool.uses(member.fold, config.folds.count, config.folds.scheme)[0] for member in own]
-                ratios = [member.ratios for member in own if member.ratios is not None]
-                closures = closure(pool, crossed(ratios, uses, pool.folds))
+                closures = closure(pool, crossed([member.ratios for member in own], uses, pool.folds))
         show(closures)
 
 

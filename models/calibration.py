@@ -35,7 +35,7 @@ def temperature(events: TrainingEvents, plan: MemberPlan, member: TrainedMember)
     """
     from scipy.optimize import minimize_scalar  # training on a GPU without it needs torch and numpy alone
 
-    own = own_weights(events, plan, member.ratios)  # (N,)
+    own = own_weights(events, plan)  # (N,)
     whole, rows = plan.balanced[1] & (own != 0), np.flatnonzero(plan.validation & (own != 0))
     classes, balance = len(events.signature.classes), plan.settings.balance
     factors = class_factors(own[whole], events.labels[whole], classes, balance)  # (C,)

@@ -96,6 +96,9 @@ class MemberPlan:
         features: Which features it sees, bool ``[F]``; the others count as absent in all events. ``None`` for all.
         start: Where it goes on from; ``None`` for initial weights.
         part: With ``missing: separate``, which of its networks it is; ``None`` for a plan of all of them.
+        ratios: With ``negative_weights: reweighted``, the mean sign of the weights at each event that it trains or
+            stops on, NaN for the others, float32 ``[N]``; ``None`` if none of those weights is negative, or as long as
+            nothing is learned (`models.refinement`).
     """
 
     fold: int
@@ -108,6 +111,7 @@ class MemberPlan:
     features: npt.NDArray[np.bool_] | None = None
     start: Start | None = None
     part: Part | None = None
+    ratios: npt.NDArray[np.float32] | None = None
 
     @property
     def stream(self) -> tuple[int, ...]:
@@ -161,8 +165,7 @@ class TrainedMember:
         events: Number of training and of validation events of non-zero weight.
         snapshots: Parameters of further epochs, by the epoch, counted from 1.
         snapshot: Whether it is one of those itself.
-        ratios: With ``negative_weights: reweighted``, the mean sign of the weights at each event that it trains or
-            stops on, NaN for the others, float32 ``[N]``; else ``None``.
+        ratios: Those of its plan.
         temperature: By which the logits are divided before they become probabilities.
         patterns: With ``missing: separate``, which network has which patterns of present objects.
         others: Likewise, the networks of the other patterns; this one has the most frequent ones.

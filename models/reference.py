@@ -473,16 +473,18 @@ PAGE: tuple[Choice | Strengths, ...] = (
         NegativeWeights,
         {
             "signed": Entry(
-                "w", "", "the default, without bias; the loss has no lower bound, which `logit_bound` gives it"
+                "w", "", "to compare with; without bias, but the loss has no lower bound, which `logit_bound` gives it"
             ),
             "absolute": Entry("|w|", "", "few negative weights, or such as are alike in all classes; it is biased"),
             "ignore": Entry("max(0, w)", "", "to compare with what does so; it is biased"),
             "reweighted": Entry(
                 "|w| max(0, 2p - 1), p the probability of a positive weight at x in the event's class, by five "
                 "networks with the model and training of the network itself, nested in its training events: each "
-                "trains on three fifths, stops on one and gives p to the last; stopping events get the mean over all",
+                "trains on three fifths, stops on one and gives p to the last; stopping events get the mean over all. "
+                "2p - 1 = Σw / Σ|w| in a class with fewer than 30 negative weights",
                 "Nachman and Noll, arXiv 2505.03724; arXiv 2510.16217",
-                "many negative weights; costs up to three more trainings. See the closure test in the report",
+                "the default; costs up to three more trainings where there are negative weights, nothing where there "
+                "are none. See the closure test in the report",
             ),
         },
     ),

@@ -4,7 +4,8 @@ A class whose weights have both signs gets networks of the same kind, trained wi
 probability p of a positive weight gives the mean sign 2p - 1, and |w| max(0, 2p - 1) has the density of the signed
 weights (Nachman and Noll, arXiv 2505.03724; arXiv 2510.16217). The training events are cut into `FOLDS` by their
 identities; network j trains on all but two of them, stops on the next one and gives ratios to fold j, which is new to
-it. The stopping events, which none of them has met, get the mean over all.
+it. The stopping events, which none of them has met, get the mean over all. A class with fewer than `FEWEST` negative
+weights gets one mean sign, that of all its training events.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from models.settings import TrainingSettings
 
 FOLDS = 5
 """Folds of the training events of a network."""
+FEWEST = 30
+"""Training events of negative weight in a class, below which nothing is learned of where they lie."""
 _CUT, _SEED = 9, 10  # streams of random numbers
 _SIGNS = ("negative", "positive")
 
@@ -37,17 +40,19 @@ class _Nested:
     """The nested networks of one class of a network.
 
     Attributes:
-        plans: One for each fold of the class's training events.
+        plans: One for each fold of the class's training events; none with few negative weights.
         parts: The events of each fold, ``[N]``.
         stopping: The class's stopping events, ``[N]``.
+        mean: Σw / Σ|w| of the class's training events.
     """
 
     plans: list[MemberPlan]
     parts: list[Mask]
     stopping: Mask
+    mean: float
 
 
-def refine(events: TrainingEvents, plans: Sequence[MemberPlan], train: Train, device: str) -> list[Ratios | None]:
+def refine(events: TrainingEvents, plans: Sequence[MemberPlan], train: Train, device: str) -> list[MemberPlan]:
     """Learn the mean sign of the weights at each event, for all networks whose weights are to be refined.
 
     Args:
@@ -57,12 +62,9 @@ def refine(events: TrainingEvents, plans: Sequence[MemberPlan], train: Train, de
         device: torch's name of the device.
 
     Returns:
-        For each plan float32 ``[N]``, from -1 to 1: 2p - 1 for its training and stopping events, NaN for the others;
-        ``None`` where nothing is to be refined. Networks of one fold, seed and setting share theirs.
+        The plans with their ``ratios``, from -1 to 1: 2p - 1. Networks of one fold, seed and setting share theirs.
     """
-    leaders = _leaders(plans)
-    if not any(order is not None for order in leaders):
-        return [None] * len(plans)
+    leaders = _leaders(events, plans)
     nested = {order: _nested(events, plans[order]) for order in dict.fromkeys(leaders) if order is not None}
     inner = [plan for own in nested.values() for part in own for plan in part.plans]
     signs = replace(
@@ -83,10 +85,12 @@ def refine(events: TrainingEvents, plans: Sequence[MemberPlan], train: Train, de
     ratios: dict[int, Ratios] = {}
     for order, own in nested.items():
         ratios[order] = np.full(len(events.labels), np.nan, dtype=np.float32)
-        ratios[order][plans[order].training | plans[order].validation] = 1.0  # no negative weights, nothing to refine
         for part in own:
             _fill(ratios[order], events, part, [next(trained) for _ in part.plans], device)
-    return [None if order is None else ratios[order] for order in leaders]
+    return [
+        plan if order is None else replace(plan, ratios=ratios[order])
+        for plan, order in zip(plans, leaders, strict=True)
+    ]
 
 
 class Unkept:
@@ -110,11 +114,12 @@ class Unkept:
         self._checkpoints.saved()
 
 
-def _leaders(plans: Sequence[MemberPlan]) -> list[int | None]:
+def _leaders(events: TrainingEvents, plans: Sequence[MemberPlan]) -> list[int | None]:
     """For each plan the first one that has the same nested networks; ``None`` where nothing is to be refined."""
-    leaders: list[int | None] = []
+    negative, leaders = events.weights < 0, list[int | None]()
     for order, plan in enumerate(plans):
-        if plan.settings.negative_weights != "reweighted":
+        asked = plan.settings.negative_weights == "reweighted"
+        if not asked or not (negative & (plan.training | plan.validation)).any():
             leaders.append(None)
             continue
         same = (leader for leader in dict.fromkeys(leaders) if leader is not None and _alike(plans[leader], plan))
@@ -156,15 +161,16 @@ def _settings(settings: TrainingSettings) -> TrainingSettings:
 
 
 def _nested(events: TrainingEvents, plan: MemberPlan) -> list[_Nested]:
-    """The nested networks of each class that has training events of negative weight."""
+    """The nested networks of each class."""
     settings, found = _settings(plan.settings), []
     keys = torch.from_numpy(np.asarray(events.identity).view(np.int64))  # (N,)
     hashes = hashing.splitmix64(keys ^ hashing.key(plan.seed, _CUT)).numpy().view(np.uint64)  # (N,)
     folds = hashes % np.uint64(FOLDS)  # (N,)
     for label in range(len(events.signature.classes)):
         own = plan.training & (events.labels == label)  # (N,)
-        if not (events.weights[own] < 0).any():
-            continue
+        weights = events.weights[own]  # (n,)
+        few = (weights < 0).sum() < FEWEST
+        mean = float(weights.sum() / max(np.abs(weights).sum(), 1e-300))
         parts = [own & (folds == fold) for fold in range(FOLDS)]
         inner = [
             MemberPlan(
@@ -176,9 +182,9 @@ def _nested(events: TrainingEvents, plan: MemberPlan) -> list[_Nested]:
                 settings=settings,
                 seed=hashing.key(plan.seed, _SEED, label),
             )
-            for fold in range(FOLDS)
+            for fold in range(0 if few else FOLDS)
         ]
-        found.append(_Nested(inner, parts, plan.validation & (events.labels == label)))
+        found.append(_Nested(inner, parts, plan.validation & (events.labels == label), mean))
     return found
 
 
@@ -191,6 +197,9 @@ def _fill(
         found = predict(Ensemble((network,)), events.values[rows], events.present[rows], device)  # (1, n, 2)
         return 2 * found[0, :, 1].astype(np.float64) - 1
 
+    if not networks:
+        ratios[np.logical_or.reduce([*nested.parts, nested.stopping])] = nested.mean
+        return
     for network, part in zip(networks, nested.parts, strict=True):
         ratios[part] = ratio(network, part)
     ratios[nested.stopping] = np.mean([ratio(network, nested.stopping) for network in networks], axis=0)

@@ -501,7 +501,7 @@ class TrainingSettings:
         negative_weights: What events of negative weight do: ``signed``, they count negatively in the loss;
             ``absolute``, with the size of their weight; ``ignore``, they neither train nor stop; ``reweighted``, all
             events count with what networks, nested in the training events, have learned that their weights are on
-            average (Nachman and Noll, arXiv 2505.03724).
+            average (Nachman and Noll, arXiv 2505.03724), and as they are where no weight is negative.
         window: Events in memory at a time; ``None`` for all. With more events than that, each epoch reads them in
             windows, which join parts of the data at random, the next one while the network trains on the one before.
         members: Networks per fold; they differ in initial weights, batch order and dropout.
@@ -568,7 +568,7 @@ class TrainingSettings:
     balance: Balance = "classes"
     flatten: tuple[str, ...] = ()
     flatten_bins: int = 10
-    negative_weights: NegativeWeights = "signed"
+    negative_weights: NegativeWeights = "reweighted"
     window: int | None = None
     members: int = 1
     augmentation: Augmentation | None = None
@@ -655,7 +655,7 @@ class TrainingSettings:
             "signed": "physics weights",
             "absolute": "sizes of the physics weights",
             "ignore": "physics weights above zero",
-            "reweighted": "refined weights",
+            "reweighted": "physics weights",
         }[self.negative_weights]
         text = {
             "classes": "equal for all classes",

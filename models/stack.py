@@ -85,7 +85,7 @@ class Kind:
             diagnostics=own.diagnostics,
             shares=tuple(sorted((own.shares or {}).items())),
             draws=_draws(own),
-            weighs=has_own_weights(own),
+            weighs=has_own_weights(plan),
         )
 
 
@@ -212,7 +212,6 @@ class Stack:
         events: TrainingEvents,
         plans: Mapping[int, MemberPlan],
         device: str,
-        ratios: Mapping[int, npt.NDArray[np.float32] | None] | None = None,
     ) -> None:
         """Begin with initial weights.
 
@@ -221,7 +220,6 @@ class Stack:
             events: The events.
             plans: The members by their place among all plans; of one kind.
             device: torch's name of the device.
-            ratios: By the same place, what refines the weights of those whose negative weights are learned away.
         """
         one = next(iter(plans.values()))
         first, self.batch_size = one.settings, Kind.of(one).batch_size
@@ -233,13 +231,12 @@ class Stack:
                 f"batch_size is {self.batch_size}; expected at least {classes}, one event of each class in a balanced "
                 "batch."
             )
-        self.ratios = ratios or {}
         self.precision = precision_on(device, first.precision)
         self.dtype = torch.bfloat16 if self.precision == "bf16" else None
         self._choose(events.signature.classes, [plan.settings for plan in plans.values()])
         weights = None
-        if has_own_weights(first):
-            weights = np.array([own_weights(events, plan, self.ratios.get(order)) for order, plan in plans.items()])
+        if has_own_weights(one):
+            weights = np.array([own_weights(events, plan) for plan in plans.values()])
         used = [events.weights != 0] * len(plans) if weights is None else list(weights != 0)  # (N,) each
         training = [plan.training & use for plan, use in zip(plans.values(), used, strict=True)]
         validation = [plan.validation & use for plan, use in zip(plans.values(), used, strict=True)]
@@ -599,7 +596,7 @@ class Stack:
             best_epoch=state.best + 1,
             events=state.events,
             snapshots=self._snapshots_of(position),
-            ratios=self.ratios.get(state.order),
+            ratios=state.plan.ratios,
         )
 
     def _snapshots_of(self, position: int) -> dict[int, dict[str, npt.NDArray[np.float32]]]:

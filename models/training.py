@@ -30,7 +30,7 @@ from models.networks import Classifier, Step
 from models.optimisation import clip
 from models.patterns import separated
 from models.pruning import Round
-from models.refinement import Ratios, Unkept, refine
+from models.refinement import Unkept, refine
 from models.replay import Replay
 from models.settings import check_pruning
 from models.stack import Kind, Stack
@@ -76,18 +76,15 @@ def train(
         for warning in dict.fromkeys(warning for plan in plans for warning in plan.model.warnings):
             progress(f"{warning}\n")
     plans = [replace(plan, training=kept(events, plan)) for plan in plans]
-    nested = None if checkpoints is None else Unkept(checkpoints)
-    ratios = refine(events, plans, partial(train, progress=progress, checkpoints=nested, device=device), device)
+    say, unkept = _of(progress, "signs of weights"), None if checkpoints is None else Unkept(checkpoints)
+    plans = refine(events, plans, partial(train, progress=say, checkpoints=unkept, device=device), device)
     members = [separated(events, plan) if plan.model.missing == "separate" else (None, [plan]) for plan in plans]
     # Networks of further patterns are counted after all others.
     pairs = ((order + n * len(plans), own) for order, (_, parts) in enumerate(members) for n, own in enumerate(parts))
     numbered = dict(sorted(pairs, key=lambda pair: pair[0]))
     saved = {} if checkpoints is None else {place: checkpoints.load(place) for place in numbered}
     rounds = {place: Round.of(plan, saved.get(place)) for place, plan in numbered.items()}
-    each = {place: ratios[place % len(plans)] for place in numbered}
-    trained = _train_rounds(
-        events, rounds, each, saved, progress=progress, checkpoints=checkpoints, stop=stop, device=device
-    )
+    trained = _train_rounds(events, rounds, saved, progress=progress, checkpoints=checkpoints, stop=stop, device=device)
     return [
         _joined(events, patterns, parts, [trained[order + number * len(plans)] for number in range(len(parts))])
         for order, (patterns, parts) in enumerate(members)
@@ -133,19 +130,20 @@ def prune(
     """
     for plan in plans:
         check_pruning(plan.model, plan.settings)
-    plans = [replace(plan, training=kept(events, plan)) for plan in plans]
-    ratios = {order: member.ratios for order, member in enumerate(members)}
+    plans = [
+        replace(plan, training=kept(events, plan), ratios=member.ratios)
+        for plan, member in zip(plans, members, strict=True)
+    ]
     following = [Round(plan, plan).after(member) for plan, member in zip(plans, members, strict=True)]
     rounds = {order: own for order, own in enumerate(following) if isinstance(own, Round)}
     done = {order: own for order, own in enumerate(following) if isinstance(own, TrainedMember)}
-    done |= _train_rounds(events, rounds, ratios, {}, progress=progress, checkpoints=None, stop=None, device=device)
+    done |= _train_rounds(events, rounds, {}, progress=progress, checkpoints=None, stop=None, device=device)
     return [done[order] for order in range(len(plans))]
 
 
 def _train_rounds(
     events: TrainingEvents,
     rounds: dict[int, Round],
-    ratios: Mapping[int, Ratios | None],
     saved: dict[int, Checkpoint | None],
     *,
     progress: Callable[[str], None] | None,
@@ -159,10 +157,10 @@ def _train_rounds(
         while rounds:
             number = min(own.number for own in rounds.values())
             now = {order: own.plan for order, own in rounds.items() if own.number == number}
-            say = progress if number == 0 else _pruned(progress, number)
+            say = progress if number == 0 else _of(progress, f"pruned, round {number}")
             own_stop = stop if number == 0 else None  # fine-tuning has epochs of its own
             how: dict[str, Any] = {"progress": say, "checkpoints": checkpoints, "stop": own_stop, "device": device}
-            found = _train_round(events, now, ratios, saved, **how)
+            found = _train_round(events, now, saved, **how)
             for order, member in found.items():
                 following = rounds.pop(order).after(member)
                 saved.pop(order, None)
@@ -173,15 +171,14 @@ def _train_rounds(
     return trained
 
 
-def _pruned(progress: Callable[[str], None] | None, number: int) -> Callable[[str], None] | None:
-    """Progress of the fine-tuning after a round of pruning."""
-    return None if progress is None else lambda line: progress(f"pruned, round {number}: {line}")
+def _of(progress: Callable[[str], None] | None, what: str) -> Callable[[str], None] | None:
+    """Progress of a training beside that of the networks themselves."""
+    return None if progress is None else lambda line: progress(f"{what}: {line}")
 
 
 def _train_round(
     events: TrainingEvents,
     plans: Mapping[int, MemberPlan],
-    ratios: Mapping[int, Ratios | None],
     saved: Mapping[int, Checkpoint | None],
     *,
     progress: Callable[[str], None] | None,
@@ -199,7 +196,7 @@ def _train_round(
     for (_, place), members in stacks.items():
         first = plans[next(iter(members))]
         classifier = Classifier(first.model, events.signature, device, augmentation=first.settings.augmentation)
-        stack = Stack(classifier, events, {order: plans[order] for order in members}, device, ratios)
+        stack = Stack(classifier, events, {order: plans[order] for order in members}, device)
         trained |= stack.restore(list(members.values()))
         if stack.states:
             trained |= _train_together(stack, place, progress, checkpoints, stop)

@@ -30,18 +30,19 @@ Doubles = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
 
-def has_own_weights(settings: TrainingSettings) -> bool:
+def has_own_weights(plan: MemberPlan) -> bool:
     """Whether a network trains with other weights than physics weights times a factor for each class."""
-    return settings.negative_weights != "signed" or settings.balance == "processes" or bool(settings.flatten)
+    settings = plan.settings
+    treated = settings.negative_weights in ("absolute", "ignore") or plan.ratios is not None
+    return treated or settings.balance == "processes" or bool(settings.flatten)
 
 
-def own_weights(events: TrainingEvents, plan: MemberPlan, ratios: npt.NDArray[np.float32] | None = None) -> Doubles:
+def own_weights(events: TrainingEvents, plan: MemberPlan) -> Doubles:
     """The weights of the events of one network, before the classes are balanced.
 
     Args:
         events: The events.
         plan: The network.
-        ratios: With ``negative_weights: reweighted``, the mean sign of the weights where each event is, ``[N]``.
 
     Returns:
         float64 ``[N]``; zero for events that the member neither trains nor stops on.
@@ -50,15 +51,15 @@ def own_weights(events: TrainingEvents, plan: MemberPlan, ratios: npt.NDArray[np
         WeightsError: If a process's weights sum to zero or below, or if no bin can be flattened.
     """
     try:
-        return _own_weights(events, plan, ratios)
+        return _own_weights(events, plan)
     except WeightsError as error:
         raise WeightsError(f"Fold {plan.fold}, member {plan.index}: {error}") from None
 
 
-def _own_weights(events: TrainingEvents, plan: MemberPlan, ratios: npt.NDArray[np.float32] | None) -> Doubles:
+def _own_weights(events: TrainingEvents, plan: MemberPlan) -> Doubles:
     settings, (training, validation) = plan.settings, plan.balanced
     used = training | validation  # (N,)
-    weights = _treated(np.where(used, events.weights, 0.0), settings, ratios)  # (N,)
+    weights = _treated(np.where(used, events.weights, 0.0), plan)  # (N,)
     if not settings.flatten and settings.balance != "processes":
         return weights
     groups = _groups(events, settings, used)  # (N,)
@@ -104,16 +105,17 @@ def column(events: TrainingEvents, name: str) -> Doubles:
     return events.further([name])[:, 0].astype(np.float64)
 
 
-def _treated(weights: Doubles, settings: TrainingSettings, ratios: npt.NDArray[np.float32] | None) -> Doubles:
+def _treated(weights: Doubles, plan: MemberPlan) -> Doubles:
     """Do with weights of the wrong sign what the settings say."""
-    if settings.negative_weights == "absolute":
+    how = plan.settings.negative_weights
+    if how == "absolute":
         return np.abs(weights)
-    if settings.negative_weights == "ignore":
+    if how == "ignore":
         return np.maximum(weights, 0.0)
-    if settings.negative_weights == "reweighted":
-        if ratios is None:
-            raise ValueError("negative_weights is 'reweighted', but no ratios were learned.")
-        return np.abs(weights) * np.maximum(np.where(weights != 0, ratios, 0.0), 0.0)
+    if how == "reweighted" and plan.ratios is not None:
+        return np.abs(weights) * np.maximum(np.where(weights != 0, plan.ratios, 0.0), 0.0)
+    if how == "reweighted" and (weights < 0).any():
+        raise ValueError("negative_weights is 'reweighted', and there are some; expected a plan with ratios.")
     return weights
 
 

@@ -49,7 +49,7 @@ OF_EVENTS = Augmentation(
     copies=8,
     smearing={"pt1": Resolution(relative=0.1), "pt2": Resolution(absolute=0.2)},
 )
-TRAINING = TrainingSettings(epochs=2, batch_size=100, patience=None, augmentation=OF_EVENTS)
+TRAINING = TrainingSettings(epochs=2, batch_size=100, patience=None, augmentation=OF_EVENTS, negative_weights="signed")
 
 
 def make(count: int = 640) -> torch.Tensor:

@@ -174,7 +174,7 @@ class TestLosses:
         plans = make_plans(4000, model=ModelSettings(hidden=(16, 16), dropout=0.0))[:1]
         scores = []
         for loss in ("cross_entropy", "binary_cross_entropy"):
-            training = TrainingSettings(epochs=15, batch_size=100, patience=None, loss=loss)
+            training = TrainingSettings(epochs=15, batch_size=100, patience=None, loss=loss, negative_weights="signed")
             scores.append(predicted(train(events, [dataclasses.replace(plans[0], settings=training)])[0], events))
         assert np.corrcoef(scores)[0, 1] > 0.97
         assert np.abs(scores[0] - scores[1]).mean() < 0.05
@@ -245,7 +245,10 @@ class TestNoise:
     @pytest.mark.parametrize("name", ["input_noise", "label_noise", "weight_noise"])
     def test_it_is_there_in_training_alone(self, name: str) -> None:
         """With a rate of almost nothing the validation loss is that without noise, and the training's differs."""
-        events, plan = make_events(), make_plans(training=TrainingSettings(epochs=1, learning_rate=1e-12))[0]
+        events, plan = (
+            make_events(),
+            make_plans(training=TrainingSettings(epochs=1, learning_rate=1e-12, negative_weights="signed"))[0],
+        )
         quiet, noisy = trained_alone(events, plan), trained_alone(events, plan, **{name: 0.3})
         assert noisy.history.validation_loss == pytest.approx(quiet.history.validation_loss, rel=1e-7)
         same = noisy.history.training_loss == pytest.approx(quiet.history.training_loss, rel=1e-7)
@@ -270,7 +273,9 @@ class TestPenalties:
 
     @pytest.mark.parametrize("name", ["l1", "l2"])
     def test_they_shrink_matrices(self, name: str) -> None:
-        training = TrainingSettings(epochs=10, batch_size=50, weight_decay=0.0, patience=None)
+        training = TrainingSettings(
+            epochs=10, batch_size=50, weight_decay=0.0, patience=None, negative_weights="signed"
+        )
         events, plan = make_events(), make_plans(training=training)[0]
         free, bound = trained_alone(events, plan), trained_alone(events, plan, **{name: 0.3})
         sizes = [[np.abs(m.parameters[f"weight{i}"]).sum() for i in range(3)] for m in (free, bound)]
@@ -316,7 +321,10 @@ class TestPenalties:
         assert torch.equal(again, matrix)
 
     def test_the_largest_norm_holds_after_a_training(self) -> None:
-        events, plan = make_events(), make_plans(training=TrainingSettings(epochs=3, batch_size=50))[0]
+        events, plan = (
+            make_events(),
+            make_plans(training=TrainingSettings(epochs=3, batch_size=50, negative_weights="signed"))[0],
+        )
         bound = trained_alone(events, plan, max_norm=0.4)
         for layer in range(3):
             norms = np.linalg.norm(bound.parameters[f"weight{layer}"], axis=0)
@@ -327,7 +335,10 @@ class TestStops:
     def member(self, **change: Any) -> TrainedMember:
         settings_ = {"epochs": 40, "batch_size": 50, "learning_rate": 0.02, "schedule": "constant", "patience": None}
         plan = make_plans(600, folds=3, model=ModelSettings(hidden=(17, 9), dropout=0.0))[0]
-        return train(make_events(600), [dataclasses.replace(plan, settings=TrainingSettings(**settings_, **change))])[0]
+        return train(
+            make_events(600),
+            [dataclasses.replace(plan, settings=TrainingSettings(**settings_, **change, negative_weights="signed"))],
+        )[0]
 
     def test_by_the_gap(self) -> None:
         """After the first epoch whose gap is too large; up to there nothing is changed."""
@@ -426,7 +437,14 @@ class TestCombinations:
         pruned = several("none") if missing == "separate" else several("none", "magnitude", "structured")
         bounded = data.draw(st.sampled_from([None, 5.0]))
         weights: dict[str, Any] = data.draw(
-            st.sampled_from([{}, {"flatten": ("met",), "flatten_bins": 2}, {"negative_weights": "absolute"}])
+            st.sampled_from(
+                [
+                    {"negative_weights": "signed"},
+                    {"negative_weights": "absolute"},
+                    {"negative_weights": "reweighted"},
+                    {"flatten": ("met",), "flatten_bins": 2},
+                ]
+            )
         )
         if sampling == "balanced":
             weights = {**weights, "shares": data.draw(st.sampled_from([None, {"signal": 0.3, "background": 0.7}]))}
@@ -434,7 +452,7 @@ class TestCombinations:
             weights = {**weights, "down_sampling": data.draw(st.sampled_from([None, {"background": 0.5}]))}
         balances: list[Balance] = several("classes", "none")
         signs: list[NegativeWeights] = several("signed", "ignore")
-        if weights.get("negative_weights") != "absolute" and "flatten" in weights:
+        if "flatten" in weights:
             weights = {**weights, "negative_weights": signs[0]}
         drops, norms, clips, gammas = several(0.0, 0.3), several(None, 0.7), several(None, 1.0), several(2.0, 0.5)
         widths = (5, 5) if connections == "residual" else (6, 3)
@@ -508,7 +526,7 @@ class TestCombinations:
         ids=str,
     )
     def test_each_changes_what_is_learned(self, change: dict[str, Any]) -> None:
-        plan = make_plans(300, training=TrainingSettings(epochs=2, batch_size=50))[0]
+        plan = make_plans(300, training=TrainingSettings(epochs=2, batch_size=50, negative_weights="signed"))[0]
         assert differ(trained_alone(self.events, plan), trained_alone(self.events, plan, **change))
 
 

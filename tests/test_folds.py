@@ -20,7 +20,7 @@ from tests.toy import Law
 
 FOLDS = 10
 MODEL = ModelSettings(hidden=(48, 48), dropout=0.1)
-TRAINING = TrainingSettings(epochs=8, patience=3)
+TRAINING = TrainingSettings(epochs=8, patience=3, negative_weights="signed")
 
 
 @pytest.fixture

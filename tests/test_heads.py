@@ -281,7 +281,9 @@ class TestSoftLabels:
         events = dataclasses.replace(told(3000, targets=(), soft=True), weights=np.ones(3000))
         assert events.extra is not None
         events.extra[:, 2] = 1 / (1 + np.exp(2 * events.values[:, 3]))
-        training = TrainingSettings(epochs=8, batch_size=100, learning_rate=1e-2, loss="kullback_leibler")
+        training = TrainingSettings(
+            epochs=8, batch_size=100, learning_rate=1e-2, loss="kullback_leibler", negative_weights="signed"
+        )
         plan = make_plans(3000, model=QUIET, training=training)[0]
         events.present[:] = True
         found, test = reach(train(events, [plan])[0], events)[:, 0], ~(plan.training | plan.validation)

@@ -46,7 +46,7 @@ MIXED = InputSettings(
     {"met": "log", "pt1": "angle", "pt2": "quantile_normal", "eta2": FeatureInput("category", (-1.0, 0.0, 1.0))},
 )
 LEARNED = InputSettings("min_max", {"pt2": FeatureInput("category", 4, "embedding", 3), "met": "angle"})
-SHORT = TrainingSettings(epochs=2, batch_size=100, learning_rate=5e-3, patience=None)
+SHORT = TrainingSettings(epochs=2, batch_size=100, learning_rate=5e-3, patience=None, negative_weights="signed")
 # Narrower layers depend on the stack on some processors.
 MODELS = [
     *(ModelSettings(hidden=(64, 64), inputs=InputSettings(name)) for name in get_args(NumberInput)[1:]),

@@ -49,7 +49,7 @@ from workflow.tasks.beside import check_method
 FEATURES = ("met", "lepton1_pt", "lepton1_eta", "lepton2_pt", "lepton2_iso", "lepton2_eta", "jet_pt")
 OWNERS = ("event", "lepton1", "lepton1", "lepton2", "lepton2", "lepton2", "jet")
 SIGNATURE = Signature(FEATURES, OWNERS, ("background", "signal"))
-TRAINING = TrainingSettings(epochs=3, batch_size=100, patience=None)
+TRAINING = TrainingSettings(epochs=3, batch_size=100, patience=None, negative_weights="signed")
 OTHERS = InputSettings("quantile_normal", {"lepton1_eta": "angle", "met": "log"})
 BINS: dict[str, Any] = {"embedding": "piecewise_linear", "embedding_dimension": 3, "embedding_bins": 4}
 SEPARATE = ModelSettings(
@@ -377,13 +377,14 @@ class TestSeparate:
         plan = dataclasses.replace(make_plans(SEPARATE)[0], settings=settings)
         member = train(events, [plan])[0]
         assert (member.ratios is not None) == (change == {"negative_weights": "reweighted"})
-        whole = own_weights(events, plan, member.ratios)
+        plan = dataclasses.replace(plan, ratios=member.ratios)
+        whole = own_weights(events, plan)
         patterns, parts = separated(events, plan)
         groups = groups_of(patterns, SIGNATURE, events.present)
         used = plan.validation & (whole != 0)
         factors = class_factors(whole[used], events.labels[used], 2)
         for number, (part, network) in enumerate(zip(parts, member.parts, strict=True)):
-            assert np.array_equal(own_weights(events, part, member.ratios), whole)
+            assert np.array_equal(own_weights(events, part), whole)
             own = used & (groups == number)
             p = self.alone(network, events)[own, events.labels[own]]
             loss = -(whole[own] * factors[events.labels[own]] * np.log(p)).sum() / own.sum()

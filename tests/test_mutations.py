@@ -66,6 +66,7 @@ READERS: dict[str, set[str]] = {
     "model.*": {TRAIN},
     "training.members": {TRAIN},
     "training.combination": {EXPORT, SCORE, PLOT},
+    "training.negative_weights": {TRAIN, EVALUATE},
     "training.*": {TRAIN},
     "tuning.*": set(),
     "outputs.histogram.bins": SCORED,

@@ -33,7 +33,7 @@ from tests.test_training import (
     make_plans,
 )
 
-SHORT = TrainingSettings(epochs=3, batch_size=100, learning_rate=5e-3, patience=None)
+SHORT = TrainingSettings(epochs=3, batch_size=100, learning_rate=5e-3, patience=None, negative_weights="signed")
 MAGNITUDE = dataclasses.replace(SHORT, pruning="magnitude", fine_tuning=2, fine_tuning_rate=0.2)
 GRADUAL = dataclasses.replace(MAGNITUDE, pruning_rounds=3, patience=1)
 STRUCTURED = dataclasses.replace(SHORT, pruning="structured", pruning_share=0.6, fine_tuning=2, fine_tuning_rate=0.2)
@@ -269,7 +269,7 @@ def test_units_of_what_is_not_known_are_refused() -> None:
 def test_little_pruning_costs_little() -> None:
     """Tuned networks of which half the weights are gone are nearly as good as before."""
     events = make_events(3000)
-    longer = TrainingSettings(epochs=15, batch_size=100, patience=None)
+    longer = TrainingSettings(epochs=15, batch_size=100, patience=None, negative_weights="signed")
     plan = make_plans(3000, model=ModelSettings(hidden=(32, 32)), training=longer)[0]
     half = dataclasses.replace(longer, pruning="magnitude", pruning_share=0.5)
     before, after = train(events, [plan, dataclasses.replace(plan, settings=half)])

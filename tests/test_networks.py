@@ -402,7 +402,9 @@ class TestInitialisation:
         """Units of a layer stay alike however long they learn, and whoever trains them is told before."""
         events, lines = make_events(600), list[str]()
         model = ModelSettings(hidden=(5, 4), initialisation="constant", dropout=0.0, activation="tanh")
-        plans = make_plans(600, model=model, training=TrainingSettings(epochs=3, batch_size=50))[:2]
+        plans = make_plans(
+            600, model=model, training=TrainingSettings(epochs=3, batch_size=50, negative_weights="signed")
+        )[:2]
         trained = train(events, plans, progress=lines.append)
         assert lines[0].startswith("model.initialisation is constant: all units of a layer start alike")
         assert [line for line in lines if "symmetry" in line] == lines[:1]
@@ -463,7 +465,13 @@ class TestRows:
         """With gradients that are clipped to nothing, nothing else moves but the running moments."""
         model = ModelSettings(type=kind, hidden=(8, 6), normalisation="batch", submodels=3, dropout=0.0)
         training = TrainingSettings(
-            epochs=1, batch_size=100, learning_rate=0.01, weight_decay=0.5, schedule="constant", clip_norm=1e-30
+            negative_weights="signed",
+            epochs=1,
+            batch_size=100,
+            learning_rate=0.01,
+            weight_decay=0.5,
+            schedule="constant",
+            clip_norm=1e-30,
         )
         events, plans = make_events(), make_plans(model=model, training=training)[:2]
         for plan, trained in zip(plans, train(events, plans), strict=True):

@@ -38,7 +38,7 @@ from tests.test_training import (
 )
 
 MODEL = ModelSettings(hidden=(17, 9), dropout=0.2, normalisation="batch")
-BASE = TrainingSettings(epochs=5, batch_size=100, learning_rate=5e-3, patience=None)
+BASE = TrainingSettings(epochs=5, batch_size=100, learning_rate=5e-3, patience=None, negative_weights="signed")
 PATHS = ["_step_each", "_step_rows"]  # the way of a processor and that of other devices
 
 
@@ -453,7 +453,9 @@ def test_all_events_make_one_step_of_an_epoch_by_the_gradient_of_the_mean_loss()
 class TestEnds:
     def state(self, losses: list[float], **own: Any) -> State:
         """A member with such validation losses."""
-        plan = make_plans(training=TrainingSettings(**{"epochs": 100, "patience": None, **own}))[0]
+        plan = make_plans(
+            training=TrainingSettings(**{"negative_weights": "signed", "epochs": 100, "patience": None, **own})
+        )[0]
         past = np.arange(plan.settings.epochs + 1)
         none: Any = None
         return State(plan, 0, none, (1, 1), none, past, validation_loss=losses)

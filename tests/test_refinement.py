@@ -11,17 +11,19 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import kstest
 
-from analysis.closure import FEWEST, _bins, closure, compare, crossed
+from analysis.closure import FEWEST as FEWEST_IN_BIN
+from analysis.closure import _bins, closure, compare, crossed
 from analysis.metrics import bootstrap_counts
 from analysis.pool import Pool
 from models.ensemble import load_member, save_member
 from models.events import TrainingEvents
 from models.members import MemberPlan, TrainedMember
 from models.preprocessing import Signature
-from models.refinement import FOLDS, Unkept, refine
+from models.refinement import FEWEST, FOLDS, Unkept, refine
 from models.settings import ModelSettings, TrainingSettings
 from models.training import train
-from tests.test_training import Memory, make_events, make_plans
+from models.weighting import own_weights
+from tests.test_training import Memory, assert_equal, make_events, make_plans
 
 MODEL = ModelSettings(hidden=(16,), dropout=0.0)
 REWEIGHTED = TrainingSettings(epochs=2, batch_size=100, patience=None, negative_weights="reweighted")
@@ -80,7 +82,7 @@ class TestNesting:
                     assert not (met & ~(plan.training & (events.labels == label))).any()
                     given += plan.training & (events.labels == label) & ~met
                 assert (given[plan.training & (events.labels == label)] == 1).all()
-            ratios = found[order]
+            ratios = found[order].ratios
             assert ratios is not None
             assert np.array_equal(np.isfinite(ratios), plan.training | plan.validation)
             assert (np.abs(ratios[plan.training]) <= 1).all()
@@ -88,8 +90,8 @@ class TestNesting:
     def test_members_of_a_fold_share_their_nested_networks(self) -> None:
         recorder = Recorder()
         plans = plans_of(members=2)[:3]
-        plain = dataclasses.replace(plans[0], settings=TrainingSettings())
-        found = refine(make_events(), [*plans, plain], recorder, "cpu")
+        plain = dataclasses.replace(plans[0], settings=TrainingSettings(negative_weights="signed"))
+        found = [own.ratios for own in refine(make_events(), [*plans, plain], recorder, "cpu")]
         assert len(recorder.plans) == 2 * 2 * FOLDS
         assert found[0] is found[1]
         assert found[2] is not found[0]
@@ -102,15 +104,33 @@ class TestNesting:
         change |= {"balance": "processes", "flatten": ("met",), "shares": {"signal": 0.5, "background": 0.5}}
         refine(make_events(), plans_of(**change)[:1], recorder, "cpu")
         own = recorder.plans[0].settings
-        assert own == TrainingSettings(epochs=2, batch_size=100, patience=None, balance="none", diagnostics=False)
+        plain = dataclasses.replace(REWEIGHTED, negative_weights="signed", balance="none", diagnostics=False)
+        assert own == plain
 
     def test_without_negative_weights_nothing_is_refined(self) -> None:
         events, recorder = make_events(), Recorder()
         events = dataclasses.replace(events, weights=np.abs(events.weights))
-        found = refine(events, plans_of()[:1], recorder, "cpu")[0]
+        assert refine(events, plans_of()[:1], recorder, "cpu")[0].ratios is None
         assert not recorder.plans
-        assert found is not None
-        assert set(found[np.isfinite(found)]) == {1.0}
+        signed = plans_of(negative_weights="signed")[:1]
+        assert_equal(
+            train(events, plans_of()[:1])[0], dataclasses.replace(train(events, signed)[0], training=REWEIGHTED)
+        )
+
+    def test_a_class_with_few_negative_weights_gets_one_mean_sign(self) -> None:
+        """Nothing is trained for it, and its sum of weights stays."""
+        events, recorder, plan = make_events(), Recorder(), plans_of()[0]
+        own, few = events.labels == 1, np.cumsum((events.weights < 0) & (events.labels == 1) & plan.training) < FEWEST
+        events = dataclasses.replace(events, weights=np.where(own & ~few, np.abs(events.weights), events.weights))
+        assert 0 < (events.weights[own & plan.training] < 0).sum() < FEWEST
+        refined = refine(events, [plan], recorder, "cpu")[0]
+        assert refined.ratios is not None
+        assert len(recorder.plans) == FOLDS
+        assert not any(nested.training[own].any() for nested in recorder.plans)
+        assert len(set(refined.ratios[own & (plan.training | plan.validation)])) == 1
+        weights = own_weights(events, refined)
+        assert weights.min() == 0
+        assert weights[own & plan.training].sum() == pytest.approx(events.weights[own & plan.training].sum(), rel=1e-6)
 
     def test_a_process_that_is_asked_to_end_does_not_wait_for_them(self) -> None:
         class Ended(Memory):
@@ -129,7 +149,7 @@ def test_ratios_are_learned_and_weights_keep_the_density() -> None:
     count = 30_000
     events = with_signs(count)
     plan = plans_of(count, epochs=8, learning_rate=0.01, weight_decay=0.0)[0]
-    found = refine(events, [plan], train, "cpu")[0]
+    found = refine(events, [plan], train, "cpu")[0].ratios
     assert found is not None
     mixed = (plan.training | plan.validation) & (events.labels == 1)
     truth = 2 * signs(events.values[mixed, 0].astype(float)) - 1
@@ -192,7 +212,7 @@ class TestClosure:
             share = np.where(present, 0.02, 0.035)
             signed = np.where(random.random(1500) < share, -1.0, 1.0)
             bins = _bins(values, present, signed < 0)
-            assert np.bincount(bins, weights=signed < 0).min() >= FEWEST
+            assert np.bincount(bins, weights=signed < 0).min() >= FEWEST_IN_BIN
             p_values.append(compare(bins, signed, 1 - 2 * share)[2])
             wide = np.where(present, np.minimum(10 * values, 10), 11).astype(np.int64)
             before.append(compare(wide, signed, 1 - 2 * share)[2])
@@ -211,6 +231,8 @@ class TestClosure:
             ratios = [np.where(use, np.float32(f), np.float32(np.nan)) for f, use in enumerate(uses)]
             found = crossed(ratios, uses, folds)
             assert found.tolist() == [(fold - 1 - stops) % 5 for fold in folds]
+            without = crossed([None, *ratios[1:]], uses, folds)
+            assert without.tolist() == [(fold - 1 - stops) % 5 or 1 for fold in folds]
 
     def test_of_a_pool(self) -> None:
         events = with_signs(4000)

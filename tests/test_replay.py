@@ -166,7 +166,7 @@ def test_most_steps_of_a_long_window_are_replayed_together(monkeypatch: pytest.M
 
 
 MODEL = ModelSettings(hidden=(17, 9), normalisation="batch")
-TRAINING = TrainingSettings(epochs=3, batch_size=10, learning_rate=5e-3)
+TRAINING = TrainingSettings(epochs=3, batch_size=10, learning_rate=5e-3, negative_weights="signed")
 
 
 class Recorded:

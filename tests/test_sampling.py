@@ -191,7 +191,10 @@ class TestIndependence:
     @pytest.mark.parametrize("how", get_args(Sampling))
     def test_the_order_differs_by_epoch_member_fold_and_seed(self, how: Sampling) -> None:
         """Of plans that train on the same events."""
-        events, plan = make_events(), make_plans(training=TrainingSettings(sampling=how, batch_size=100))[0]
+        events, plan = (
+            make_events(),
+            make_plans(training=TrainingSettings(sampling=how, batch_size=100, negative_weights="signed"))[0],
+        )
         others = [
             dataclasses.replace(plan, index=8),
             dataclasses.replace(plan, fold=8),
@@ -381,7 +384,13 @@ class TestLoss:
     def test_classes_count_the_same(self, how: Sampling, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
         events, epochs = make_events(1500), 60
         settings = TrainingSettings(
-            epochs=epochs, batch_size=100, patience=None, learning_rate=1e-6, sampling=how, window=window
+            negative_weights="signed",
+            epochs=epochs,
+            batch_size=100,
+            patience=None,
+            learning_rate=1e-6,
+            sampling=how,
+            window=window,
         )
         plans = make_plans(1500, model=ModelSettings(hidden=()), training=settings)[:2]
         noted = Losses(monkeypatch)
@@ -403,7 +412,13 @@ class TestLoss:
         rare = (numbers % 800 == 7).astype(np.int64)
         events = dataclasses.replace(events, labels=rare, weights=np.ones(8000))
         settings = TrainingSettings(
-            epochs=20, batch_size=100, patience=None, learning_rate=1e-6, sampling="balanced", window=1000
+            negative_weights="signed",
+            epochs=20,
+            batch_size=100,
+            patience=None,
+            learning_rate=1e-6,
+            sampling="balanced",
+            window=1000,
         )
         every = np.ones(8000, dtype=np.bool_)
         noted = Losses(monkeypatch)
@@ -413,7 +428,7 @@ class TestLoss:
 
     def test_weighted_events_count_alike_with_their_sign(self, monkeypatch: pytest.MonkeyPatch) -> None:
         events = make_events(1500)
-        settings = TrainingSettings(epochs=1, batch_size=100, sampling="weighted")
+        settings = TrainingSettings(epochs=1, batch_size=100, sampling="weighted", negative_weights="signed")
         noted = Losses(monkeypatch)
         training.train(events, make_plans(1500, model=ModelSettings(hidden=()), training=settings)[:1])
         weights = torch.cat(noted.weights, dim=1)[0]
@@ -423,6 +438,6 @@ class TestLoss:
         assert 0.05 < (weights < 0).double().mean().item() < 0.15  # a tenth of the events has a negative weight
 
     def test_a_balanced_batch_with_fewer_events_than_classes_is_refused(self) -> None:
-        settings = TrainingSettings(epochs=1, batch_size=1, sampling="balanced")
+        settings = TrainingSettings(epochs=1, batch_size=1, sampling="balanced", negative_weights="signed")
         with pytest.raises(ValueError, match="batch_size"):
             training.train(make_events(), make_plans(training=settings)[:1])

@@ -20,7 +20,7 @@ from tests.test_replay import Kept
 from tests.test_training import assert_equal, differ, make_events, make_plans
 
 MODEL = ModelSettings(hidden=(17, 9), dropout=0.2, normalisation="batch")
-BASE = TrainingSettings(epochs=5, batch_size=100, learning_rate=5e-3, patience=None)
+BASE = TrainingSettings(epochs=5, batch_size=100, learning_rate=5e-3, patience=None, negative_weights="signed")
 SCALARS: list[dict[str, Any]] = [
     {},
     {"learning_rate": 0.02},

@@ -47,7 +47,7 @@ from models.transforms import Layout, stack_transforms
 SIGNATURE = Signature(("met", "pt1", "pt2", "eta2"), ("event", "event", "l2", "l2"), ("signal", "background"))
 MODEL = ModelSettings(hidden=(17, 9), dropout=0.2)  # widths that fill no vector register
 TABM = ModelSettings(type="tabm", hidden=(17, 9), submodels=3)
-TRAINING = TrainingSettings(epochs=4, batch_size=100, learning_rate=5e-3, patience=None)
+TRAINING = TrainingSettings(epochs=4, batch_size=100, learning_rate=5e-3, patience=None, negative_weights="signed")
 RESIDUAL = ModelSettings(hidden=(9, 9, 9), connections="residual", initialisation="orthogonal")
 CONNECTED = ModelSettings(hidden=(17, 9), connections="densely_connected", normalisation="batch")
 REGULARISED: dict[str, Any] = {
@@ -398,7 +398,9 @@ def test_events_of_zero_weight_have_no_influence() -> None:
 def test_two_epochs_against_a_plain_torch_loop() -> None:
     """The same training, written with torch's layers, loss, clipping, optimiser and schedule."""
     model = ModelSettings(hidden=(12, 6), activation="gelu", dropout=0.0)
-    training = TrainingSettings(epochs=2, batch_size=90, learning_rate=3e-3, weight_decay=0.05, patience=None)
+    training = TrainingSettings(
+        epochs=2, batch_size=90, learning_rate=3e-3, weight_decay=0.05, patience=None, negative_weights="signed"
+    )
     events, plan = make_events(), make_plans(model=model, training=training, seed=9)[2]
     trained = train(events, [plan])[0]
 

@@ -36,7 +36,7 @@ from tests.test_training import (
 )
 
 MODEL = ModelSettings(hidden=(6,), dropout=0.0)
-SHORT = TrainingSettings(epochs=2, batch_size=100, patience=None)
+SHORT = TrainingSettings(epochs=2, batch_size=100, patience=None, negative_weights="signed")
 BESIDE: dict[str, Any] = {"decorrelation": {"spectator": 0.5}, "loss": "kullback_leibler", "loss_weight": 2.0}
 WEIGHTS: list[dict[str, Any]] = [
     {"negative_weights": "absolute"},
@@ -79,8 +79,9 @@ def sums(weights: npt.NDArray[np.float64], groups: npt.NDArray[np.int64], use: n
 
 class TestWeights:
     def test_none_of_its_own_without_a_choice(self) -> None:
-        assert not has_own_weights(TrainingSettings())
-        assert not has_own_weights(TrainingSettings(balance="none", sampling="balanced"))
+        assert not has_own_weights(plan_with())
+        assert not has_own_weights(plan_with(balance="none", sampling="balanced"))
+        assert not has_own_weights(plan_with(negative_weights="reweighted"))  # as long as none is known to be negative
 
     def test_of_wrong_sign(self) -> None:
         events = with_processes()
@@ -89,9 +90,13 @@ class TestWeights:
         assert np.array_equal(own_weights(events, plan_with(negative_weights="absolute")), np.abs(inside))
         assert np.array_equal(own_weights(events, plan_with(negative_weights="ignore")), np.clip(inside, 0, None))
         ratios = np.linspace(-0.5, 1, 1500, dtype=np.float32)
-        found = own_weights(events, plan_with(negative_weights="reweighted"), ratios)
+        plan = plan_with(negative_weights="reweighted")
+        found = own_weights(events, dataclasses.replace(plan, ratios=ratios))
         assert found == pytest.approx(np.abs(inside) * np.clip(ratios, 0, None), rel=1e-12)
         assert np.count_nonzero(found[ratios < 0]) == 0
+        with pytest.raises(ValueError, match="expected a plan with ratios"):
+            own_weights(events, plan)
+        assert np.array_equal(own_weights(dataclasses.replace(events, weights=abs(events.weights)), plan), abs(inside))
 
     def test_processes_of_a_class_sum_to_the_same(self) -> None:
         """In training and in stopping, and classes to what they did."""
@@ -179,7 +184,7 @@ class TestWeights:
         for change in ({}, {"balance": "none"}, {"negative_weights": "absolute", "flatten": ("met",)}):
             plan = plan_with(**change)
             stack = Stack(Classifier(MODEL, events.signature), events, {0: plan}, "cpu")
-            weights = own_weights(events, plan) if has_own_weights(plan.settings) else events.weights
+            weights = own_weights(events, plan) if has_own_weights(plan) else events.weights
             total = sums(weights * stack.training_factors[0].numpy()[events.labels], events.labels, plan.training)
             count = stack.states[0].events[0]
             assert total.sum() == pytest.approx(count, rel=1e-9)
@@ -390,12 +395,8 @@ def test_the_loss_of_negative_weights_falls_without_end_unless_logits_are_bounde
     largest = []
     for limit in (None, 3.0):
         plan = make_plans(600, model=dataclasses.replace(MODEL, logit_bound=limit), training=SHORT)[0]
-        plan = dataclasses.replace(
-            plan,
-            settings=TrainingSettings(
-                epochs=60, batch_size=100, patience=None, schedule="constant", learning_rate=0.02
-            ),
-        )
+        longer = dataclasses.replace(SHORT, epochs=60, schedule="constant", learning_rate=0.02)
+        plan = dataclasses.replace(plan, settings=longer)
         member = train(events, [plan])[0]
         largest.append(max(-np.array(member.history.training_loss)))
     assert largest[1] < largest[0]

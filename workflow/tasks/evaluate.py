@@ -100,7 +100,7 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
         summary = judge(events, scales, settings.scored.scores, settings.evaluation, pool["dropped"])
         summary["onnx"] = compare_onnx(given.made["export"].path("ensemble.onnx"), events, pool["features"])
         if settings.refined:
-            summary["refinement"] = close(given.made["pool"].path("pool"), given.made["networks"], settings)
+            summary |= close(given.made["pool"].path("pool"), given.made["networks"], settings)
         write_json(out / "evaluation.json", summary)
 
 
@@ -120,16 +120,18 @@ def refined(config: Configuration) -> bool:
 
 
 def close(pool: Path, networks: Mapping[int, Made], settings: EvaluateSlice) -> dict[str, Any]:
-    """Compare refined with signed weights, event by event those that a network trains with."""
+    """Compare refined with signed weights, event by event those that a network trains with, if any is negative."""
     from analysis.closure import closure, crossed
     from analysis.pool import load_pool
     from models.ensemble import load_member
 
     events, folds = load_pool(pool), settings.scored.scores.folds
     files = {made.about: made.path("network.safetensors") for made in networks.values()}
-    ratios = [ratio for f in range(folds) if (ratio := load_member(files[f, 0], ratios=True).ratios) is not None]
+    ratios = [load_member(files[fold, 0], ratios=True).ratios for fold in range(folds)]
+    if all(ratio is None for ratio in ratios):
+        return {}
     uses = [events.uses(fold, folds, settings.evaluation.scheme)[0] for fold in range(folds)]
-    return closure(events, crossed(ratios, uses, events.folds))
+    return {"refinement": closure(events, crossed(ratios, uses, events.folds))}
 
 
 def compare_onnx(path: Path, events: ScoredEvents, features: Sequence[str]) -> dict[str, Any]:
