@@ -11,6 +11,8 @@ from types import TracebackType
 
 PAUSE = 5.0
 """Seconds between two lines of progress in a log; on a terminal one line is written over and over."""
+BLINK = 0.05
+"""Seconds for which a line on a terminal stays at least."""
 TICK, LONG = 0.5, 60.0
 """Seconds after which the line on a terminal is written anew, and one in a log, though nobody has said anything."""
 
@@ -119,18 +121,18 @@ class Board:
 
     def _refresh(self) -> None:
         with self._lock:
+            now = time.monotonic()
+            if now - self._last <= (BLINK if self._terminal else PAUSE):
+                return
             line = self.line()
             if line == self._written or self._over.is_set():
                 return
             if self._terminal:
                 width = shutil.get_terminal_size().columns - 1
                 print(f"\r\033[K{line[:width]}", end="", file=sys.stderr, flush=True)  # noqa: T201
-            elif time.monotonic() - self._last > PAUSE:
-                self._last = time.monotonic()
-                print(line, file=sys.stderr, flush=True)  # noqa: T201
             else:
-                return
-            self._written = line
+                print(line, file=sys.stderr, flush=True)  # noqa: T201
+            self._last, self._written = now, line
 
 
 def duration(seconds: float) -> str:
