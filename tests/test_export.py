@@ -237,7 +237,7 @@ class TestOnnx:
         assert check_onnx(tmp_path / "ensemble.onnx", ensemble, values, present, folds) < 1e-5
         assert predict(ensemble, values, present).max() < 1 / (1 + np.exp(-0.4))
         properties = {entry.key: entry.value for entry in onnx.load(tmp_path / "ensemble.onnx").metadata_props}
-        assert properties["prior"] == "shares of the refined weights of the training events"
+        assert properties["prior"] == "shares of the physics weights of the training events"
 
     @pytest.mark.parametrize(("loss", "connections", "kind"), PAIRS)
     def test_losses_and_connections(
