@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +24,6 @@ from workflow.execution.clusters import Profile, with_more_memory
 from workflow.execution.dask import DaskExecutor
 from workflow.execution.executor import LOSSES, Failure, Group, Losses, Message
 
-BRANCHES = ("well", "dies_once", "dies", "eats")
-
 
 @dataclass
 class Branch:
@@ -39,6 +37,7 @@ class Trial(luigi.Task):  # type: ignore[misc]
     """What `run_group` asks of a task, with branches that do what a test wants."""
 
     folder = luigi.Parameter()
+    kinds = luigi.Parameter()  # of its branches
 
     def as_branch(self, branch: int) -> Branch:
         return Branch(f"f{branch}", Path(self.folder) / str(branch) / "provenance.json")
@@ -49,9 +48,13 @@ class Trial(luigi.Task):  # type: ignore[misc]
             with (folder / "began").open("a") as file:
                 file.write("x")
             first = (folder / "began").read_text() == "x"
-            if BRANCHES[branch] == "dies" or (BRANCHES[branch] == "dies_once" and first):
+            kind = self.kinds.split()[branch]
+            if kind == "dies" or (kind == "dies_once" and first):
+                time.sleep(0.2)  # what was said before goes out
                 os.kill(os.getpid(), signal.SIGKILL)
-            if BRANCHES[branch] == "eats":
+            if kind == "fails":
+                raise UserError("It can't be.")
+            if kind == "eats":
                 held = [bytearray(os.urandom(1 << 20)) for _ in range(330)]
                 time.sleep(1)
                 del held
@@ -60,14 +63,13 @@ class Trial(luigi.Task):  # type: ignore[misc]
 
 def groups(folder: Path, *names: str) -> list[Group]:
     found = []
-    for place, name in enumerate(names):
-        number = BRANCHES.index(name)
+    for number, name in enumerate(names):
         own = folder / str(number)
         own.mkdir()
-        parameters = (("folder", str(folder)),)
+        parameters = (("folder", str(folder)), ("kinds", " ".join(names)))
         identity = (f"f{number}",)
         found.append(
-            Group(place, __name__, "Trial", parameters, (number,), name, identity, (None,), (str(own),), False)
+            Group(number, __name__, "Trial", parameters, (number,), name, identity, (None,), (str(own),), False)
         )
     return found
 
@@ -104,6 +106,50 @@ def test_a_group_that_kills_its_workers_is_given_up(executor: DaskExecutor, tmp_
     assert ended["dies"] is not None
     assert ended["dies"].message.startswith(f"{LOSSES} workers were lost under it, the last one at tls://127.0.0.1:")
     assert began(dies) == LOSSES
+
+
+def test_short_groups_share_tasks_and_each_ends_by_itself(
+    executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were done when their worker was lost are not run again, nor are those after it counted as lost."""
+    monkeypatch.setattr("workflow.execution.dask.FEWEST", 1)
+    sizes: list[int] = []
+    send = executor._send
+
+    def counted(bundle: Sequence[Group]) -> Any:
+        sizes.append(len(bundle))
+        return send(bundle)
+
+    monkeypatch.setattr(executor, "_send", counted)
+    kinds = ["well"] * 100
+    kinds[40], kinds[70], kinds[90] = "dies_once", "fails", "dies"
+    asked = groups(tmp_path, *kinds)
+    heard: list[Message] = []
+    ended = {group.number: failure for group, failure in executor.submit(asked, heard.append)}
+    assert sorted(ended) == list(range(100))
+    wrong = {number: failure.message for number, failure in ended.items() if failure is not None}
+    assert sorted(wrong) == [70, 90]
+    assert wrong[70] == "It can't be."
+    assert wrong[90].startswith(f"{LOSSES} workers were lost under it")
+    expected = {**dict.fromkeys(range(100), 1), 40: 2, 90: LOSSES}
+    assert {group.number: began(group) for group in asked} == expected
+    said = [message.text for message in heard if message.kind == "said"]
+    assert said == [
+        f"Trial ({kinds[n]}): its worker is lost, it goes on elsewhere\n" for n in (40, *[90] * (LOSSES - 1))
+    ]
+    assert len(sizes) < 60
+    assert max(sizes) > 3
+
+
+def test_long_groups_go_one_by_one(executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workflow.execution.dask.FEWEST", 1)
+    monkeypatch.setattr("workflow.execution.dask.LONG", 0.0)
+    sizes: list[int] = []
+    send = executor._send
+    monkeypatch.setattr(executor, "_send", lambda bundle: (sizes.append(len(bundle)), send(bundle))[1])
+    ended, _ = outcomes(executor, groups(tmp_path, *["well"] * 20))
+    assert ended == {"well": None}
+    assert sizes == [1] * 20
 
 
 def test_a_worker_has_the_time_that_it_needs_to_come_back(executor: DaskExecutor, tmp_path: Path) -> None:

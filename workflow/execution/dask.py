@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import cache
+from itertools import takewhile
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,14 @@ from workflow.execution.shipping import Shipped, ship
 from workflow.store import store_folder
 
 if TYPE_CHECKING:
-    from distributed import Future
+    from distributed import Future, KilledWorker
 
 LOOK = 5.0
 """Seconds between two looks at whether workers of this machine are there."""
+LONG = 1.0
+"""Seconds from which on groups are sent one by one; shorter ones together, so that they take no longer."""
+AHEAD, FEWEST = 4, 64
+"""Tasks that dask has for each worker, and of all at least: those that are not sent yet may still be joined."""
 
 
 class DaskProxy(GroupProxy):
@@ -105,55 +111,30 @@ class DaskExecutor:
     ) -> Iterator[tuple[Group, Failure | None]]:
         """Run groups and yield each as it ends, with why it has failed.
 
-        A group whose worker is lost runs again elsewhere. If it had used up its memory, that is on workers with more,
-        once the other groups have ended, as far as the profile allows.
+        Short groups go several at a time, since each task of dask costs some milliseconds. A group whose worker is lost
+        runs again elsewhere. If it had used up its memory, that is on workers with more, once the other groups have
+        ended, as far as the profile allows.
 
         Raises:
             UserError: The scheduler is gone, or no job comes up.
         """
-        from distributed import KilledWorker
-
         from workflow.execution.workers import TOPIC
 
-        short: set[int] = set()  # groups whose workers have little memory left
-        larger: list[Group] = []
-        losses = Losses()
-
-        def heard(event: tuple[float, Any]) -> None:
-            message = Message(*event[1])
-            if message.kind == "memory":
-                (short.add if message.text else short.discard)(message.group)
-            else:
-                hear(message)
-
-        self._client.subscribe_topic(TOPIC, heard)
+        step = _Step(self._profile, hear)
+        waiting = deque(groups)
+        sent: dict[Future[Any], list[Group]] = {}
+        self._client.subscribe_topic(TOPIC, step.heard)
         self._ended = SimpleQueue()
-        futures = {self._send(group): group for group in groups}
         try:
-            while futures:
+            while waiting or sent:
+                while waiting and len(sent) < max(AHEAD * self.slots, FEWEST):
+                    share = -(-len(waiting) // (AHEAD * self.slots))
+                    bundle = [waiting.popleft() for _ in range(max(1, min(step.fitting, share)))]
+                    sent[self._send(bundle)] = bundle
                 future = self._next_ended()
-                if future is None:
-                    raise UserError(
-                        f"--cluster {self._profile.name}: {self._hopeless}\n"
-                        f"Correct [cluster_{self._profile.name}] of law.cfg; docs/batch.md has causes and cures."
-                    )
-                group = futures.pop(future)
-                try:
-                    failure = _result(future)
-                except KilledWorker as error:
-                    full, given_up = group.number in short, losses.count(group)
-                    if (full or given_up) and with_more_memory(self._profile):
-                        larger.append(group)
-                    elif full or given_up:
-                        yield group, self._lost(error, full)
-                    else:
-                        hear(Message(group.number, "said", f"{group.name}: its worker is lost, it goes on elsewhere\n"))
-                        futures[self._send(group)] = group
-                    continue
-                if failure is not None and failure.starved and with_more_memory(self._profile):
-                    larger.append(group)
-                else:
-                    yield group, failure
+                ended, again = step.results(future, sent.pop(future))
+                waiting.extendleft(reversed(again))
+                yield from ended
         except (CancelledError, OSError) as error:
             address = self._profile.address or self._profile.scheduler_file
             raise UserError(
@@ -161,33 +142,121 @@ class DaskExecutor:
                 "the run again."
             ) from error
         finally:
-            self._client.cancel(list(futures))
+            self._client.cancel(list(sent))
             self._client.unsubscribe_topic(TOPIC)
         more = with_more_memory(self._profile)
-        if larger and more:
-            hear(Message(larger[0].number, "said", f"{len(larger)} groups need more memory: {more.memory}\n"))
-            yield from dask_executor(more, self._variables, self._shipped).submit(larger, hear)
+        if step.larger and more:
+            hear(Message(step.larger[0].number, "said", f"{len(step.larger)} groups need more memory: {more.memory}\n"))
+            yield from dask_executor(more, self._variables, self._shipped).submit(step.larger, hear)
 
-    def _next_ended(self) -> Future[Any] | None:
-        """Wait for a group to end, and see to it that there are workers meanwhile; None where there is no hope."""
+    def _next_ended(self) -> Future[Any]:
+        """Wait for some groups to end, and see to it that there are workers meanwhile.
+
+        Raises:
+            UserError: No job is there, nor would another one come up.
+        """
         while not self._hopeless:
             try:
-                return self._ended.get(timeout=LOOK)
+                future = self._ended.get(timeout=LOOK)
             except Empty:
                 if self._profile.kind == "local":
                     replace_lost(self._cluster, self.slots)
-        return None
+            else:
+                if future is not None:
+                    return future
+        raise UserError(
+            f"--cluster {self._profile.name}: {self._hopeless}\n"
+            f"Correct [cluster_{self._profile.name}] of law.cfg; docs/batch.md has causes and cures."
+        )
 
-    def _send(self, group: Group) -> Future[Any]:
+    def _send(self, bundle: Sequence[Group]) -> Future[Any]:
         from workflow.execution.workers import run
 
         if self._shipped is not None:
-            group = self._shipped.moved(group)
-        resources = {"GPU": 1} if group.gpu and self._profile.gpus else None
+            bundle = [self._shipped.moved(group) for group in bundle]
+        resources = {"GPU": 1} if bundle[0].gpu and self._profile.gpus else None
         # Not pure: a branch whose output was removed runs again under the same arguments.
-        future = self._client.submit(run, group, resources is not None, pure=False, resources=resources)
+        future = self._client.submit(run, tuple(bundle), resources is not None, pure=False, resources=resources)
         future.add_done_callback(self._ended.put)
         return future
+
+    def close(self) -> None:
+        """End the workers, and their jobs."""
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+Ended = tuple[Group, Failure | None]
+
+
+class _Step:
+    """What is known of the groups of a step while they run.
+
+    Attributes:
+        larger: Those that need workers with more memory.
+        fitting: How many of them take less than `LONG`, by the last ones that have ended.
+    """
+
+    def __init__(self, profile: Profile, hear: Callable[[Message], None]) -> None:
+        self.larger: list[Group] = []
+        self.fitting = 1
+        self._profile, self._hear, self._losses = profile, hear, Losses()
+        self._short: set[int] = set()  # groups whose workers have little memory left
+        self._done: set[int] = set()
+
+    def heard(self, event: tuple[float, Any]) -> None:
+        """Note what a worker says, or pass it on."""
+        message = Message(*event[1])
+        if message.kind == "done":
+            self._done.add(message.group)
+        elif message.kind == "memory":
+            (self._short.add if message.text else self._short.discard)(message.group)
+        else:
+            self._hear(message)
+
+    def results(self, future: Future[Any], bundle: Sequence[Group]) -> tuple[list[Ended], list[Group]]:
+        """What groups have come to that were sent together, and which of them are to run again.
+
+        Raises:
+            CancelledError, OSError: The scheduler is gone.
+        """
+        from distributed import KilledWorker
+
+        try:
+            failures, seconds = future.result()
+        except KilledWorker as error:
+            return self._after_loss(bundle, error)
+        except (CancelledError, OSError):
+            raise
+        except Exception as error:  # dask's own, on the way to the worker or back
+            failures, seconds = [Failure(f"{type(error).__name__}: {error}", False, traceback.format_exc())], LONG
+            failures *= len(bundle)
+        # Else dask would run it again, should the worker be lost that still holds what it returned.
+        future.release()
+        self.fitting = int(LONG * len(bundle) / max(seconds, 1e-3))
+        pairs = list(zip(bundle, failures, strict=True))
+        starved = [g for g, failure in pairs if failure and failure.starved and with_more_memory(self._profile)]
+        self.larger += starved
+        return [(group, failure) for group, failure in pairs if group not in starved], []
+
+    def _after_loss(self, bundle: Sequence[Group], error: KilledWorker) -> tuple[list[Ended], list[Group]]:
+        """They run in turn: the first one that is not done was lost, and those after it had not begun."""
+        count = len(list(takewhile(lambda group: group.number in self._done, bundle)))
+        ended: list[Ended] = [(group, None) for group in bundle[:count]]
+        if count == len(bundle):
+            return ended, []
+        lost, again = bundle[count], list(bundle[count + 1 :])
+        full, given_up = lost.number in self._short, self._losses.count(lost)
+        if (full or given_up) and with_more_memory(self._profile):
+            self.larger.append(lost)
+        elif full or given_up:
+            ended.append((lost, self._lost(error, full)))
+        else:
+            self._hear(Message(lost.number, "said", f"{lost.name}: its worker is lost, it goes on elsewhere\n"))
+            again.insert(0, lost)
+            self.fitting = 1  # so that it comes alone
+        return ended, again
 
     def _lost(self, error: Any, full: bool) -> Failure:
         section = f"[cluster_{self._profile.name}] of law.cfg"
@@ -205,29 +274,3 @@ class DaskExecutor:
             f"nothing in between.{logs} If memory or walltime is short, raise it in {section}.",
             True,
         )
-
-    def close(self) -> None:
-        """End the workers, and their jobs."""
-        self._client.close()
-        if self._cluster is not None:
-            self._cluster.close()
-
-
-def _result(future: Future[Any]) -> Failure | None:
-    """What a group has come to.
-
-    Raises:
-        KilledWorker: Its worker was lost.
-        CancelledError, OSError: The scheduler is gone.
-    """
-    from distributed import KilledWorker
-
-    try:
-        failure: Failure | None = future.result()
-    except (KilledWorker, CancelledError, OSError):
-        raise
-    except Exception as error:  # dask's own, on the way to the worker or back
-        return Failure(f"{type(error).__name__}: {error}", False, traceback.format_exc())
-    # Else dask would run it again, should the worker be lost that still holds what it returned.
-    future.release()
-    return failure

@@ -72,12 +72,13 @@ class Message(NamedTuple):
 
     Attributes:
         group: The group's number.
-        kind: It has `started`; it has `said` something to be shown; it has little `memory` left, or enough again.
+        kind: It has `started`; it has `said` something to be shown; it has little `memory` left, or enough again; it is
+            `done`, which is said of those that share a task with others.
         text: What it says; of memory, the bytes that it uses where little is left, else nothing.
     """
 
     group: int
-    kind: Literal["started", "said", "memory"]
+    kind: Literal["started", "said", "memory", "done"]
     text: str = ""
 
 

@@ -124,7 +124,7 @@ def _teller(path: Path, group: Group, log: TextIO) -> Callable[[Message], None]:
                 if time.monotonic() - last < PAUSE:
                     return
                 last = time.monotonic()
-        if message.kind != "memory":  # of dask's workers
+        if message.kind in ("started", "said"):
             tell_head(path, News(group.branches[0], message.kind, message.text))
 
     return tell

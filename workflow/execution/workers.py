@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,22 +24,29 @@ LOOK = 0.1
 """Seconds between two looks at the memory."""
 
 
-def run(group: Group, prove: bool = False) -> Failure | None:
-    """Run a group, and speak through the scheduler.
+def run(bundle: Sequence[Group], prove: bool = False) -> tuple[list[Failure | None], float]:
+    """Run groups, one after the other, and speak through the scheduler.
 
     Args:
-        group: What to run.
+        bundle: What to run.
         prove: Whether this worker must have a GPU.
+
+    Returns:
+        Why each has failed; None if all of its outputs are there. And the seconds that they took.
     """
-    worker = get_worker()
+    worker, started, failures = get_worker(), time.monotonic(), list[Failure | None]()
     if prove:
         try:
             prove_gpu(f"worker {worker.name}")
         except RuntimeError as error:
-            return Failure(str(error), True)
+            return [Failure(str(error), True)] * len(bundle), 0.0
     tell: Callable[[Message], None] = partial(_tell, worker)
-    with _watched(group, worker.memory_manager.memory_limit or 0, tell):
-        return run_group(group, tell)
+    for group in bundle:
+        with _watched(group, worker.memory_manager.memory_limit or 0, tell):
+            failures.append(run_group(group, tell))
+        if len(bundle) > 1 and failures[-1] is None:
+            tell(Message(group.number, "done"))
+    return failures, time.monotonic() - started
 
 
 def _tell(worker: Any, message: Message) -> None:
