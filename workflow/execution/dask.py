@@ -234,11 +234,11 @@ class _Step:
             failures *= len(bundle)
         # Else dask would run it again, should the worker be lost that still holds what it returned.
         future.release()
-        self.fitting = int(LONG * len(bundle) / max(seconds, 1e-3))
-        pairs = list(zip(bundle, failures, strict=True))
+        self.fitting = int(LONG * len(failures) / max(seconds, 1e-3))
+        pairs = list(zip(bundle, failures, strict=False))  # those after one that has failed have not run
         starved = [g for g, failure in pairs if failure and failure.starved and with_more_memory(self._profile)]
         self.larger += starved
-        return [(group, failure) for group, failure in pairs if group not in starved], []
+        return [(group, failure) for group, failure in pairs if group not in starved], list(bundle[len(failures) :])
 
     def _after_loss(self, bundle: Sequence[Group], error: KilledWorker) -> tuple[list[Ended], list[Group]]:
         """They run in turn: the first one that is not done was lost, and those after it had not begun."""

@@ -25,14 +25,14 @@ LOOK = 0.1
 
 
 def run(bundle: Sequence[Group], prove: bool = False) -> tuple[list[Failure | None], float]:
-    """Run groups, one after the other, and speak through the scheduler.
+    """Run groups, one after the other until one fails, and speak through the scheduler.
 
     Args:
         bundle: What to run.
         prove: Whether this worker must have a GPU.
 
     Returns:
-        Why each has failed; None if all of its outputs are there. And the seconds that they took.
+        Of each that has run, why it has failed; None if all of its outputs are there. And the seconds that they took.
     """
     worker, started, failures = get_worker(), time.monotonic(), list[Failure | None]()
     if prove:
@@ -44,7 +44,9 @@ def run(bundle: Sequence[Group], prove: bool = False) -> tuple[list[Failure | No
     for group in bundle:
         with _watched(group, worker.memory_manager.memory_limit or 0, tell):
             failures.append(run_group(group, tell))
-        if len(bundle) > 1 and failures[-1] is None:
+        if failures[-1] is not None:
+            break
+        if len(bundle) > 1:
             tell(Message(group.number, "done"))
     return failures, time.monotonic() - started
 
