@@ -65,6 +65,8 @@ def refine(events: TrainingEvents, plans: Sequence[MemberPlan], train: Train, de
         The plans with their ``ratios``, from -1 to 1: 2p - 1. Networks of one fold, seed and setting share theirs.
     """
     leaders = _leaders(events, plans)
+    if all(order is None for order in leaders):
+        return list(plans)
     nested = {order: _nested(events, plans[order]) for order in dict.fromkeys(leaders) if order is not None}
     inner = [plan for own in nested.values() for part in own for plan in part.plans]
     signs = replace(

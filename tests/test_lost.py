@@ -108,11 +108,8 @@ def test_a_group_that_kills_its_workers_is_given_up(executor: DaskExecutor, tmp_
     assert began(dies) == LOSSES
 
 
-def test_short_groups_share_tasks_and_each_ends_by_itself(
-    executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those that were done when their worker was lost are not run again, nor are those after it counted as lost."""
-    monkeypatch.setattr("workflow.execution.dask.FEWEST", 1)
+def sizes_of(executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many groups go with each task from now on, where few tasks go ahead."""
     sizes: list[int] = []
     send = executor._send
 
@@ -120,7 +117,16 @@ def test_short_groups_share_tasks_and_each_ends_by_itself(
         sizes.append(len(bundle))
         return send(bundle)
 
+    monkeypatch.setattr("workflow.execution.dask.FEWEST", 1)
     monkeypatch.setattr(executor, "_send", counted)
+    return sizes
+
+
+def test_short_groups_share_tasks_and_each_ends_by_itself(
+    executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were done when their worker was lost are not run again, nor are those after it counted as lost."""
+    sizes = sizes_of(executor, monkeypatch)
     kinds = ["well"] * 100
     kinds[40], kinds[70], kinds[72] = "dies_once", "fails", "dies"
     asked = groups(tmp_path, *kinds)
@@ -142,11 +148,8 @@ def test_short_groups_share_tasks_and_each_ends_by_itself(
 
 
 def test_long_groups_go_one_by_one(executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workflow.execution.dask.FEWEST", 1)
     monkeypatch.setattr("workflow.execution.dask.LONG", 0.0)
-    sizes: list[int] = []
-    send = executor._send
-    monkeypatch.setattr(executor, "_send", lambda bundle: (sizes.append(len(bundle)), send(bundle))[1])
+    sizes = sizes_of(executor, monkeypatch)
     ended, _ = outcomes(executor, groups(tmp_path, *["well"] * 20))
     assert ended == {"well": None}
     assert sizes == [1] * 20

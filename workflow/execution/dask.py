@@ -230,8 +230,8 @@ class _Step:
         except (CancelledError, OSError):
             raise
         except Exception as error:  # dask's own, on the way to the worker or back
-            failures, seconds = [Failure(f"{type(error).__name__}: {error}", False, traceback.format_exc())], LONG
-            failures *= len(bundle)
+            failure = Failure(f"{type(error).__name__}: {error}", False, traceback.format_exc())
+            failures, seconds = [failure] * len(bundle), LONG * len(bundle)
         # Else dask would run it again, should the worker be lost that still holds what it returned.
         future.release()
         self.fitting = int(LONG * len(failures) / max(seconds, 1e-3))

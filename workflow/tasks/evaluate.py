@@ -125,11 +125,12 @@ def close(pool: Path, networks: Mapping[int, Made], settings: EvaluateSlice) -> 
     from analysis.pool import load_pool
     from models.ensemble import load_member
 
-    events, folds = load_pool(pool), settings.scored.scores.folds
+    folds = settings.scored.scores.folds
     files = {made.about: made.path("network.safetensors") for made in networks.values()}
     ratios = [load_member(files[fold, 0], ratios=True).ratios for fold in range(folds)]
     if all(ratio is None for ratio in ratios):
         return {}
+    events = load_pool(pool)
     uses = [events.uses(fold, folds, settings.evaluation.scheme)[0] for fold in range(folds)]
     return {"refinement": closure(events, crossed(ratios, uses, events.folds))}
 
