@@ -332,8 +332,8 @@ def test_more_than_an_interval_is_too_much() -> None:
     def met(seconds: float, steps: tuple[int, int] | None) -> Kill:
         return Kill(0.0, "head", "TrainFolds", (Loss("", seconds, steps),))
 
-    kills = [met(2.9, (0, 1)), met(3.1, (0, 1)), met(60.0, None)]
-    assert too_much(kills, 2.0) == [kills[1]]
+    kills = [met(2.9, (1, 2)), met(3.1, (1, 2)), met(60.0, None), met(6.9, (0, 1)), met(7.1, (0, 1))]
+    assert too_much(kills, 2.0) == [kills[1], kills[4]]
 
 
 def test_only_a_loss_may_end_a_run(training: Job) -> None:
