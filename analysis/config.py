@@ -223,10 +223,24 @@ class HistogramSettings(Section):
     bins: Annotated[int, Field(ge=2)] = 20
 
 
+class NuisanceSettings(Section):
+    """A log-normal uncertainty of yields: its relative size, or the factors one standard deviation down and up."""
+
+    norm: Annotated[float, Field(gt=0, lt=1)] | tuple[Positive, Positive]
+    processes: tuple[Name, ...] = ()
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Factors of the yields, down and up; those of a size are each other's inverse."""
+        return (1 / (1 + self.norm), 1 + self.norm) if isinstance(self.norm, float) else self.norm
+
+
 class Outputs(Section):
-    """What is written at the end: histograms, blinding, bootstrap replicas."""
+    """What is written at the end: histograms, likelihood model, blinding, bootstrap replicas."""
 
     histogram: HistogramSettings = HistogramSettings()
+    templates: Literal["ensemble", "routed"] = "ensemble"
+    nuisances: dict[Name, NuisanceSettings] = {}
     blind_above: Annotated[float, Field(ge=0, le=1)] | None = 0.8
     replicas: Annotated[int, Field(ge=1000)] = 1000
 
@@ -324,6 +338,22 @@ class Configuration(Section):
                         f"key classes.processes.{name} names {process!r}, which holds collision data: they have no "
                         "truth to train on"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _nuisances_fit(self) -> Configuration:
+        simulated = [name for name in self.processes if not self.is_collision(name)]
+        for name, nuisance in self.outputs.nuisances.items():
+            if name == "mu":
+                raise ValueError("key outputs.nuisances.mu: this is the signal strength, choose another name")
+            for process in nuisance.processes:
+                if process not in simulated:
+                    raise ValueError(
+                        f"key outputs.nuisances.{name}.processes names {process!r}, which is not simulated. "
+                        f"{nearest(process, simulated)}"
+                    )
+        if "data_obs" in simulated:
+            raise ValueError("key processes.data_obs: this is what histograms of data are called, choose another name")
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,11 @@ import numpy.typing as npt
 from analysis.decorrelation import remaining
 from analysis.errors import UserError
 from analysis.friends import KINDS, read_friend
+from analysis.histograms import DATA, Histogram, score_histograms
 from analysis.metrics import Sample, bootstrap_counts, evaluate, evaluate_auc
 from analysis.regression import Regressed, judge_target, places
 from analysis.splitting import Scheme, fold_of
-from analysis.statistics import Histogram, binned_significance, choose_edges, score_histograms
+from analysis.statistics import binned_significance, choose_edges
 from analysis.table import EventTable
 from analysis.weights import Totals, effective_number, scale_of_rest, scale_of_test
 
@@ -375,22 +376,15 @@ def _significance(
 ) -> dict[str, Any]:
     """Expected significance of the binned signal score, of the signal against all other simulated processes.
 
-    Bins are chosen out of fold, such that the fewer test events should still fill them; the value is that of test
-    events. `value` takes the background as known; `with_simulation_uncertainty` adds σ_b² = Σw² of the simulated
-    background in each bin, and so rises with the number of simulated events.
+    Bins are chosen out of fold, the value is that of test events. `value` takes the background as known;
+    `with_simulation_uncertainty` adds σ_b² = Σw² of the simulated background in each bin, and so rises with the number
+    of simulated events.
     """
     table = events.table
     signal = scored.classes.index(scored.signal)
-    simulated = ~_is_data(table, scored.collision)
-    test, rest = simulated & table.is_test, simulated & ~table.is_test
+    test = ~_is_data(table, scored.collision) & table.is_test
     is_signal = table.label == signal
-    edges = choose_edges(
-        events.routed[rest, signal].astype(np.float64),
-        is_signal[rest],
-        weight[rest],
-        bins=settings.bins,
-        share=max(1.0, rest.sum() / max(1, test.sum())),
-    )
+    edges = choose_bins(events, weight, scored, settings.bins)
     found = binned_significance(
         events.ensemble[test, signal].astype(np.float64),
         is_signal[test],
@@ -406,27 +400,99 @@ def _significance(
     }
 
 
-def score_templates(
-    events: ScoredEvents, scales: Scales, settings: ScoreSettings, bins: int
-) -> tuple[dict[str, Histogram], Histogram | None]:
-    """Histograms of the ensemble's signal score: test events per process, scaled to all events, and collision data.
+def choose_bins(
+    events: ScoredEvents,
+    weight: npt.NDArray[np.float64],
+    settings: ScoreSettings,
+    bins: int,
+    *,
+    share: float | None = None,
+) -> npt.NDArray[np.float64] | None:
+    """Bins of the signal score, chosen on events that are not held out, by the score of networks new to them.
+
+    Args:
+        events: Scored events of all processes.
+        weight: Their weights, scaled to all events, float64 [N].
+        settings: Classes and collision data.
+        bins: Number of bins before merging.
+        share: How many times more events there are than those that are to fill the bins; by default those are the
+            held-out test events.
 
     Returns:
-        Templates per simulated process whose test events can be scaled, and the histogram of the data; None without.
+        Edges, float64 [M + 1]; None where the events suffice for no bin at all.
     """
     table = events.table
     signal = settings.classes.index(settings.signal)
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    score = events.ensemble[:, signal].astype(np.float64)
-    is_data = _is_data(table, settings.collision)
-    test = table.is_test & ~is_data
-    weight = (table.weight * scales.per_event(table))[test]
-    filled = score_histograms(score[test], weight, table.process[test], table.processes, edges)
-    templates = {
-        name: histogram
-        for name, histogram in filled.items()
-        if name not in settings.collision and scales.test[name] is not None
-    }
-    if not settings.collision:
-        return templates, None
-    return templates, Histogram.fill(score[is_data], table.weight[is_data], edges)
+    simulated = ~_is_data(table, settings.collision)
+    test, rest = simulated & table.is_test, simulated & ~table.is_test
+    return choose_edges(
+        events.routed[rest, signal].astype(np.float64),
+        (table.label == signal)[rest],
+        weight[rest],
+        bins=bins,
+        share=max(1.0, rest.sum() / max(1, test.sum())) if share is None else share,
+    )
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What histograms of scores are filled with (contract 3: never with both kinds of scores).
+
+    Attributes:
+        events: Scored events of all processes.
+        scales: Factors that scale test events to all.
+        settings: Classes and collision data.
+        kind: `ensemble`: simulation by its held-out test events, scaled to all; `routed`: by all events. Data alike.
+        with_data: Whether there are collision data, and they may be seen.
+    """
+
+    events: ScoredEvents
+    scales: Scales
+    settings: ScoreSettings
+    kind: Literal["ensemble", "routed"]
+    with_data: bool
+
+    def histograms(
+        self, name: str, edges: npt.NDArray[np.float64], category: str | None = None
+    ) -> tuple[dict[str, Histogram], Histogram | None]:
+        """Histograms of the score of one class, of all events or those of a category.
+
+        Returns:
+            One for each simulated process whose events can be scaled, and that of the data; None without.
+        """
+        table = self.events.table
+        score = getattr(self.events, self.kind)[:, self.settings.classes.index(name)].astype(np.float64)
+        chosen = np.ones(len(table), dtype=np.bool_) if category is None else table.category == category
+        is_data = _is_data(table, self.settings.collision)
+        rows, weight = chosen & ~is_data, table.weight
+        if self.kind == "ensemble":
+            rows, weight = rows & table.is_test, weight * self.scales.per_event(table)
+        filled = score_histograms(score[rows], weight[rows], table.process[rows], table.processes, edges)
+        templates = {
+            process: histogram
+            for process, histogram in filled.items()
+            if process not in self.settings.collision
+            and (self.kind == "routed" or self.scales.test[process] is not None)
+        }
+        observed = chosen & is_data
+        return templates, Histogram.fill(score[observed], table.weight[observed], edges) if self.with_data else None
+
+    def folders(self, bins: int) -> dict[str, dict[str, Histogram]]:
+        """Histograms in equal bins by name, of each class's score, of all events and of each category.
+
+        The folders are called ``score_<class>_<kind>`` and ``<category>/score_<class>_<kind>``; data stand beside the
+        processes.
+        """
+        edges, found = np.linspace(0.0, 1.0, bins + 1), {}
+        for category in (None, *sorted({str(name) for name in self.events.table.category} - {""})):
+            for name in self.settings.classes:
+                own, data = self.histograms(name, edges, category)
+                folder = "" if category is None else f"{category}/"
+                found[f"{folder}score_{name}_{self.kind}"] = own if data is None else {**own, DATA: data}
+        return found
+
+    def bins(self, count: int) -> npt.NDArray[np.float64]:
+        """Bins of the signal score that these events should fill, chosen out of fold; one bin where they can't."""
+        weight = self.events.table.weight * self.scales.per_event(self.events.table)
+        edges = choose_bins(self.events, weight, self.settings, count, share=1.0 if self.kind == "routed" else None)
+        return np.array([0.0, 1.0]) if edges is None else edges

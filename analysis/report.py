@@ -121,6 +121,7 @@ def render(content: ReportContent) -> str:
         summary={"targets": {}, "decorrelation": {}} | dict(summary),
         samples=_samples(summary),
         test=metrics["test"],
+        limit=_limit(summary["expectation"]),
         pattern_events=PATTERN_EVENTS,
         backgrounds=[c for c in summary["classes"] if c != summary["signal"]],
         warnings=list(dict.fromkeys([*content.warnings, *summary["warnings"], *notes(summary)])),
@@ -147,6 +148,8 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     if dropped:
         names = ", ".join(dropped)
         result.append(f"Features that no selected event has, dropped before training: {names}.")
+    if summary["expectation"]["reason"]:
+        result.append(f"No expected limit is given: {summary['expectation']['reason'].rstrip('.')}.")
     if summary["significance"]["value"] is None:
         result.append(f"No significance is given: {summary['significance']['reason'].rstrip('.')}.")
     return result
@@ -196,7 +199,10 @@ def table(summary: Mapping[str, Any]) -> str:
         limited = _significant(significance["with_simulation_uncertainty"])
         last = f"Expected significance: {known} in {_plural(significance['bins'], 'bin')};"
         last += f" {limited} with MC statistics"
-    blocks.append(_cut(last, WIDTH))
+    limit = _limit(summary["expectation"])
+    if limit["value"] is not None:
+        last += f"\nExpected upper limit on mu (95% CL): {_significant(limit)}"
+    blocks.append("\n".join(_cut(line, WIDTH) for line in last.split("\n")))
     return "\n\n".join(blocks)
 
 
@@ -387,6 +393,12 @@ def _digits(value: float | None) -> int:
 def _significant(estimate: Mapping[str, Any]) -> str:
     """Value with its interval, to two significant digits of a value below 0.1, else to two decimals."""
     return _estimate(estimate, _digits(estimate["value"]))
+
+
+def _limit(expectation: Mapping[str, Any]) -> dict[str, Any]:
+    """The median of the expected limit, with its 68% band."""
+    limit = expectation["limit"] or {}
+    return {key: limit.get(name) for key, name in (("value", "median"), ("low", "low_68"), ("high", "high_68"))}
 
 
 def _estimate(estimate: Mapping[str, Any], digits: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""From scores to statements: expected significances, histograms per process, and a likelihood model for pyhf.
+"""From scores to statements: expected significances of binned scores, and how their bins are chosen.
 
 Bins for a significance are chosen on one sample (out of fold) by `choose_edges` and evaluated on another (test) by
 `binned_significance`; no bin without enough simulated background enters. Definitions and sources: docs/metrics.md.
@@ -6,98 +6,20 @@ Bins for a significance are chosen on one sample (out of fold) by `choose_edges`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.metrics import BoolArray, Estimate, FloatArray, IndexArray, Labels, Scores, estimate
+from analysis.histograms import Histogram, bins_of
+from analysis.metrics import BoolArray, Estimate, FloatArray, IndexArray, Scores, estimate
 from analysis.weights import effective_number
 
 MINIMUM_EFFECTIVE = 10.0
 MAXIMUM_RELATIVE_ERROR = 0.2
 TOO_FEW = "not enough simulated events"
-
-
-@dataclass(frozen=True, eq=False)
-class Histogram:
-    """Weighted events per bin; the last bin holds its upper edge.
-
-    Attributes:
-        edges: float64 [B + 1], rising.
-        values: float64 [B], Σw; negative where negative weights prevail.
-        variances: float64 [B], Σw².
-        entries: int64 [B], number of events.
-
-    Raises:
-        ValueError: Shapes that do not agree, or edges that do not rise.
-    """
-
-    edges: FloatArray
-    values: FloatArray
-    variances: FloatArray
-    entries: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        _check_edges(self.edges)
-        for name in ("values", "variances", "entries"):
-            shape = getattr(self, name).shape
-            if shape != (len(self.edges) - 1,):
-                raise ValueError(f"{name} has the shape {shape}, but there are {len(self.edges) - 1} bins")
-
-    @staticmethod
-    def fill(score: Scores, weight: FloatArray, edges: FloatArray) -> Histogram:
-        """Fill scores [N] with weights [N].
-
-        Raises:
-            ValueError: Scores outside the edges, which would be lost, or NaN.
-        """
-        row = _bins(score, edges)
-        count = len(edges) - 1
-        return Histogram(
-            edges=np.asarray(edges, dtype=np.float64),
-            values=np.bincount(row, weight, count).astype(np.float64),
-            variances=np.bincount(row, np.square(weight), count).astype(np.float64),
-            entries=np.bincount(row, minlength=count).astype(np.int64),
-        )
-
-    def merged(self, bounds: IndexArray) -> Histogram:
-        """Join neighbouring bins: bin i of the result holds the bins bounds[i] to bounds[i + 1] - 1."""
-        starts = bounds[:-1]
-        return Histogram(
-            edges=self.edges[bounds],
-            values=np.add.reduceat(self.values, starts),
-            variances=np.add.reduceat(self.variances, starts),
-            entries=np.add.reduceat(self.entries, starts),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the four arrays as lists."""
-        names = ("edges", "values", "variances", "entries")
-        return {name: getattr(self, name).tolist() for name in names}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Histogram:
-        """Read what `to_json` returned.
-
-        Raises:
-            KeyError: An array is missing.
-            ValueError: Arrays that do not fit each other.
-        """
-        edges, values, variances = (np.array(data[k], dtype=np.float64) for k in ("edges", "values", "variances"))
-        return Histogram(edges, values, variances, np.array(data["entries"], dtype=np.int64))
-
-    def to_hist(self) -> Any:
-        """Return a `hist.Hist` with weighted storage and one axis named ``score``; it has no place for entries."""
-        import hist
-
-        axis = hist.axis.Variable(self.edges, name="score", label="score", flow=False)
-        result = hist.Hist(axis, storage=hist.storage.Weight())
-        result.view().value = self.values
-        result.view().variance = self.variances
-        return result
 
 
 @dataclass(frozen=True)
@@ -133,21 +55,6 @@ class Significance:
             "background": list(self.background),
             "background_error": list(self.background_error),
         }
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """A pyhf workspace and what had to be changed to make the templates usable in a likelihood.
-
-    Attributes:
-        spec: The workspace, after the JSON schema of pyhf, version 1.0.0.
-        edges: Edges of its bins: those of the histograms, less the ones that merging removed.
-        clipped: Σw that flooring negative bins at zero added, per process that had some (a positive number).
-    """
-
-    spec: dict[str, Any]
-    edges: tuple[float, ...]
-    clipped: dict[str, float]
 
 
 def asimov_significance(s: npt.ArrayLike, b: npt.ArrayLike, sigma_b: npt.ArrayLike | None = None) -> float:
@@ -277,7 +184,7 @@ def binned_significance(
         return Significance(none, none, TOO_FEW)
     signal, background = signal.merged(bounds), background.merged(bounds)
 
-    row = _bins(score, background.edges)
+    row = bins_of(score, background.edges)
     in_bin = row[:, np.newaxis] == np.arange(len(background.values))  # [N, B]
     w = weight[:, np.newaxis]
     s_terms = np.where(in_bin & is_signal[:, np.newaxis], w, 0.0)
@@ -296,142 +203,6 @@ def binned_significance(
         background=tuple(background.values.tolist()),
         background_error=tuple(error.tolist()),
     )
-
-
-def score_histograms(
-    score: Scores, weight: FloatArray, process: Labels, names: Sequence[str], edges: FloatArray
-) -> dict[str, Histogram]:
-    """Fill one histogram per process.
-
-    Args:
-        score: float [N], within the edges.
-        weight: float64 [N], signed.
-        process: int [N], index into the names.
-        names: Names of the processes; one without events gets an empty histogram.
-        edges: float64 [B + 1], rising.
-
-    Raises:
-        ValueError: Scores outside the edges, or NaN; a process without a name.
-    """
-    if len(process) and not 0 <= int(process.min()) <= int(process.max()) < len(names):
-        raise ValueError(f"processes from {process.min()} to {process.max()}, but there are {len(names)} names")
-    return {name: Histogram.fill(score[process == p], weight[process == p], edges) for p, name in enumerate(names)}
-
-
-def pyhf_workspace(
-    histograms: Mapping[str, Histogram],
-    signals: Collection[str],
-    data: Histogram | None = None,
-    measurement: str = "measurement",
-    luminosity_uncertainty: float | None = None,
-) -> Workspace:
-    """Write a minimal likelihood model: one channel, the signal strength ``mu``, and simulation statistics.
-
-    ``mu`` scales every signal process. Each bin has two parameters for the statistical uncertainty of the simulation
-    (``staterror``, Barlow-Beeston in the "lite" form), one for the sum of the signals and one for the sum of the
-    backgrounds: pyhf makes them relative to the sum of what shares them, and relative to signal plus background the
-    background of a bin rich in signal would be far too certain at mu = 0.
-
-    Bins join their neighbours, from the high-score side, until each holds enough simulated background, by the rule of
-    `merge_bins` that the significance follows too; where no bin does, one bin holds all. A likelihood takes no negative
-    expectations: a process's negative bins are set to zero, keeping their uncertainty; how much that adds stands in
-    `Workspace.clipped`.
-
-    Args:
-        histograms: One per process, all with the same edges, normalised to luminosity.
-        signals: Names of the signal processes, some but not all of the histograms.
-        data: Collision data; None for Asimov data, the sum of all processes as they enter the model.
-        measurement: Name of the measurement.
-        luminosity_uncertainty: Relative uncertainty of the luminosity, common to all processes; None for none.
-
-    Raises:
-        ValueError: Edges that differ, signals that are no histograms or are all of them, a luminosity uncertainty
-            outside (0, 0.2), or a background without a positive sum.
-    """
-    _check_processes(histograms, signals, data, luminosity_uncertainty)
-    backgrounds = [h for name, h in histograms.items() if name not in signals]
-    values = np.sum([h.values for h in backgrounds], axis=0)
-    if not values.sum() > 0:
-        raise ValueError("the weights of all backgrounds together do not have a positive sum: no likelihood without")
-    bounds = merge_bins(values, np.sum([h.variances for h in backgrounds], axis=0))
-    if not len(bounds):
-        bounds = np.array([0, len(values)], dtype=np.intp)
-
-    samples = []
-    clipped = {}
-    expected = np.zeros(len(bounds) - 1)
-    for name, histogram in histograms.items():
-        template = histogram.merged(bounds)
-        values = np.maximum(template.values, 0.0)
-        expected += values
-        if (template.values < 0).any():
-            clipped[name] = float((values - template.values).sum())
-        errors = np.sqrt(template.variances).tolist()
-        group = "signal" if name in signals else "background"
-        modifiers: list[dict[str, Any]] = [{"name": f"staterror_{group}", "type": "staterror", "data": errors}]
-        if name in signals:
-            modifiers.append({"name": "mu", "type": "normfactor", "data": None})
-        if luminosity_uncertainty is not None:
-            modifiers.append({"name": "lumi", "type": "lumi", "data": None})
-        samples.append({"name": name, "data": values.tolist(), "modifiers": modifiers})
-
-    observed = expected if data is None else data.merged(bounds).values
-    spec = {
-        "channels": [{"name": "score", "samples": samples}],
-        "observations": [{"name": "score", "data": observed.tolist()}],
-        "measurements": [
-            {"name": measurement, "config": {"poi": "mu", "parameters": _luminosity(luminosity_uncertainty)}}
-        ],
-        "version": "1.0.0",
-    }
-    return Workspace(spec, tuple(backgrounds[0].edges[bounds].tolist()), clipped)
-
-
-def _check_processes(
-    histograms: Mapping[str, Histogram],
-    signals: Collection[str],
-    data: Histogram | None,
-    luminosity_uncertainty: float | None,
-) -> None:
-    missing = sorted(set(signals) - set(histograms))
-    if missing or not signals or set(signals) == set(histograms):
-        raise ValueError(
-            f"signals {sorted(signals)} among the processes {list(histograms)}: "
-            "at least one of each, signal and background, is needed"
-        )
-    templates = list(histograms.values()) + ([data] if data is not None else [])
-    if any(not np.array_equal(h.edges, templates[0].edges) for h in templates):
-        raise ValueError("the histograms of processes and data have different edges")
-    if luminosity_uncertainty is not None and not 0 < luminosity_uncertainty < 0.2:
-        raise ValueError(f"a relative luminosity uncertainty of {luminosity_uncertainty}; expected between 0 and 0.2")
-
-
-def _luminosity(uncertainty: float | None) -> list[dict[str, Any]]:
-    if uncertainty is None:
-        return []
-    return [
-        {
-            "name": "lumi",
-            "auxdata": [1.0],
-            "sigmas": [uncertainty],
-            "bounds": [[1 - 5 * uncertainty, 1 + 5 * uncertainty]],
-            "inits": [1.0],
-        }
-    ]
-
-
-def _bins(score: Scores, edges: FloatArray) -> IndexArray:
-    """Return the bin of each score: [e_i, e_i+1), the last one closed."""
-    _check_edges(edges)
-    outside = np.count_nonzero(~((score >= edges[0]) & (score <= edges[-1])))
-    if outside:
-        raise ValueError(f"{outside} of {len(score)} scores are NaN or outside the bins from {edges[0]} to {edges[-1]}")
-    return np.asarray(np.searchsorted(edges[1:-1], score, side="right"), dtype=np.intp)
-
-
-def _check_edges(edges: FloatArray) -> None:
-    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
-        raise ValueError(f"edges must be at least two rising numbers, found {edges.tolist()}")
 
 
 def _combined(s: FloatArray, b: FloatArray, variance: FloatArray) -> FloatArray:

@@ -19,9 +19,10 @@ from analysis.config import load_analysis
 from analysis.events import read
 from analysis.features import compute
 from analysis.friends import Scores, write_friend
+from analysis.histograms import Histogram, write_histograms
+from analysis.likelihood import Likelihood
 from analysis.sources import Source
 from analysis.splitting import event_identity, fold_of, is_test, key_of, purpose_key
-from analysis.statistics import Histogram, pyhf_workspace
 from models.buckets import Buckets
 from models.ensemble import Ensemble, predict, score
 from models.export import export_onnx
@@ -135,15 +136,11 @@ class Result:
             "background": Histogram.fill(random.beta(1, 3, 3000), np.full(3000, 0.1), edges),
             "htautau": Histogram.fill(random.beta(3, 1, 3000), np.full(3000, 0.01), edges),
         }
-        content = {
-            "score": "score_higgs_ensemble",
-            "templates": {name: histogram.to_json() for name, histogram in self.templates.items()},
-            "data": None,
-            "observed": "Asimov",
-            "clipped": {},
-        }
-        self.write("histograms", content)
-        self.write("workspace", pyhf_workspace(self.templates, ("htautau",)).spec)
+        folder = "score_higgs_ensemble"
+        named = {name: histogram.to_json() for name, histogram in self.templates.items()}
+        self.write("histograms", {"score": folder, "observed": "Asimov", "clipped": {}, "histograms": {folder: named}})
+        write_histograms(self.results / "histograms.root", {folder: self.templates})
+        self.write("workspace", Likelihood.of(self.templates, ("htautau",)).workspace())
         self.write("summary", summary())
 
     def write(self, name: str, content: object) -> None:
@@ -230,8 +227,9 @@ def test_costs(result: Result, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_histograms(result: Result) -> None:
     found = result.run('"histograms.json"')
-    np.testing.assert_array_equal(found["signal"].values(), result.templates["htautau"].values)
-    np.testing.assert_array_equal(found["signal"].variances(), result.templates["htautau"].variances)
+    for name in ("signal", "same"):
+        np.testing.assert_array_equal(found[name].values(), result.templates["htautau"].values)
+        np.testing.assert_array_equal(found[name].variances(), result.templates["htautau"].variances)
 
 
 @pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")

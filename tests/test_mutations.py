@@ -72,6 +72,8 @@ READERS: dict[str, set[str]] = {
     "outputs.histogram.bins": SCORED,
     "outputs.replicas": {EVALUATE},
     "outputs.blind_above": {PLOT},
+    "outputs.templates": {STATISTICS},
+    "outputs.nuisances": {STATISTICS},
 }
 
 # A valid other value, where adding one or a letter gives none.
@@ -128,6 +130,8 @@ VALUES: dict[str, Any] = {
     "training.balance": "processes",
     "training.flatten": ["met"],
     "training.negative_weights": "absolute",
+    "outputs.templates": "routed",
+    "outputs.nuisances": {"luminosity": {"norm": 0.016}},
     "tuning.space": {"training.patience": {"low": 2, "high": 9}},
     "tuning.sampler": "grid",
     "tuning.pruner": "none",

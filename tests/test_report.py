@@ -86,6 +86,11 @@ def made_up() -> dict[str, Any]:
             "reason": None,
             "bins": 12,
         },
+        "expectation": {
+            "significance": 1.82,
+            "limit": {"low_95": 0.41, "low_68": 0.6, "median": 0.83, "high_68": 1.17, "high_95": 1.6},
+            "reason": None,
+        },
         "onnx": {"largest_difference": 3.1e-7},
         "skipped": [{"dataset": "top", "file": "top_7.root", "reason": "is empty (0 bytes)"}],
         "warnings": ["Event numbers are missing: an event is known by file and entry."],
@@ -449,6 +454,7 @@ class TestTable:
                 "ensemble on test events  0.9400 ± 0.0123  0.9400 ± 0.0123  0.9400 ± 0.0123",
                 "",
                 "Expected significance: 2.31 [2.10, 2.55] in 12 bins; 1.87 [1.70, 2.00] with MC statistics",
+                "Expected upper limit on mu (95% CL): 0.83 [0.60, 1.17]",
             ]
         )
 
@@ -479,6 +485,7 @@ class TestTable:
 
     def test_says_why_there_is_no_significance(self, summary: dict[str, Any]) -> None:
         summary["significance"] |= {"value": None, "reason": "not enough simulated events"}
+        summary["expectation"] = {"significance": None, "limit": None, "reason": "no signal"}
         assert table(summary).endswith("Expected significance: not enough simulated events")
 
 

@@ -28,7 +28,7 @@ from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.plots import PlotResults
 from workflow.tasks.publishing import PublishedTask
 from workflow.tasks.score import ScoreEvents
-from workflow.tasks.statistics import WriteStatistics
+from workflow.tasks.statistics import STATISTICS, WriteStatistics
 from workflow.tasks.tables import Sums, load_cutflows, require_events
 
 PUBLISHING_FAILED = 60
@@ -72,7 +72,7 @@ class Report(PublishedTask):
         return {"templates": templates, "files": [(file.dataset, file.key, file.identity) for file in self.plan.files]}
 
     def files(self) -> Sequence[str]:
-        linked = ("ensemble.onnx", "histograms.json", "workspace.json", "plots/", "scores/")
+        linked = ("ensemble.onnx", *STATISTICS, "plots/", "scores/")
         return ("report.html", "summary.json", "table.txt", "run.json", *linked)
 
     @staticmethod
@@ -134,6 +134,7 @@ def summary_of(config: Configuration, skipped: Sequence[SkippedFile], given: Giv
         "title": config.title or config.name,
         "fingerprint": given.fingerprint,
         **evaluation,
+        "expectation": read_json(given.made["statistics"].path("expectation.json")),
         "prior": config.training.prior,
         "skipped": [{"dataset": file.dataset, "file": file.key, "reason": file.reason} for file in skipped],
         "warnings": [*warnings_of_skipped(config, skipped, Counter(file.dataset for file in inputs)), *warnings],
@@ -159,8 +160,7 @@ def links_of(made: Mapping[str, Any]) -> dict[str, Path]:
     """What stands in results/<name>/ by a plain name, and where it is."""
     links = {
         "ensemble.onnx": made["export"].path("ensemble.onnx"),
-        "histograms.json": made["statistics"].path("histograms.json"),
-        "workspace.json": made["statistics"].path("workspace.json"),
+        **{name: made["statistics"].path(name) for name in STATISTICS},
         "plots": made["plots"].path("plots"),
     }
     keys = Counter(scores.about.key for scores in made["scores"].values())

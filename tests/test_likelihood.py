@@ -1,0 +1,262 @@
+"""The likelihood model and what it expects, against independent calculations and the programs that it is for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyhf
+import pytest
+from scipy import optimize
+from scipy.special import xlogy
+
+from analysis.evaluation import Filled, Scales, ScoredEvents, ScoreSettings
+from analysis.histograms import Histogram
+from analysis.likelihood import Likelihood, Nuisance, expectation
+from analysis.statistics import asimov_significance
+from analysis.table import EventTable
+
+# jsonschema deprecates what pyhf 0.7.6 validates with; nothing of ours.
+pytestmark = pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
+
+LUMINOSITY = Nuisance("luminosity", 1 / 1.02, 1.02, ("higgs", "vbf", "top", "ww"))
+TOP = Nuisance("top_cross_section", 0.9, 1.06, ("top",))
+
+
+def template(values: list[float], error: float = 0.5) -> Histogram:
+    count = len(values)
+    return Histogram(
+        np.linspace(0, 1, count + 1), np.array(values), np.full(count, error**2), np.ones(count, dtype=np.int64)
+    )
+
+
+def processes() -> dict[str, Histogram]:
+    return {
+        "top": template([50.0, 20.0, 8.0, -1.0]),
+        "higgs": template([1.0, 4.0, -0.5, 9.0]),
+        "vbf": template([0.1, 0.5, 1.0, 2.0]),
+        "ww": template([30.0, -2.0, 4.0, 6.0]),
+    }
+
+
+# The workspace
+
+
+@pytest.mark.parametrize("nuisances", [(), (LUMINOSITY, TOP)])
+def test_workspace_is_valid_and_fits_its_asimov_data(nuisances: tuple[Nuisance, ...]) -> None:
+    likelihood = Likelihood.of(processes(), ["higgs", "vbf"], nuisances=nuisances)
+    spec = json.loads(json.dumps(likelihood.workspace(), allow_nan=False))
+    pyhf.schema.validate(spec, "workspace.json")
+    assert likelihood.edges.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert likelihood.clipped == {"higgs": 0.5, "top": 1.0, "ww": 2.0}
+    model = pyhf.Workspace(spec).model()
+    data = pyhf.Workspace(spec).data(model)
+    assert data[:4] == [81.1, 24.5, 13.0, 17.0]
+    start = model.config.suggested_init()
+    start[model.config.poi_index] = 0.3
+    fit = pyhf.infer.mle.fit(data, model, init_pars=start)
+    assert fit[model.config.poi_index] == pytest.approx(1.0, abs=2e-3)
+    at_two = list(model.config.suggested_init())
+    at_two[model.config.poi_index] = 2.0
+    signal = model.expected_actualdata(at_two) - model.expected_actualdata(model.config.suggested_init())
+    np.testing.assert_allclose(signal, [1.1, 4.5, 1.0, 11.0])
+
+
+def test_a_nuisance_scales_what_it_names_and_nothing_else() -> None:
+    model = pyhf.Workspace(
+        Likelihood.of(processes(), ["higgs", "vbf"], nuisances=(LUMINOSITY, TOP)).workspace()
+    ).model()
+    nominal = model.expected_actualdata(model.config.suggested_init())
+    for name, deviation, change in (
+        ("luminosity", 1.0, 0.02 * nominal),
+        ("luminosity", -1.0, (1 / 1.02 - 1) * nominal),
+        ("top_cross_section", 1.0, 0.06 * np.array([50.0, 20.0, 8.0, 0.0])),
+        ("top_cross_section", -1.0, -0.1 * np.array([50.0, 20.0, 8.0, 0.0])),
+    ):
+        parameters = list(model.config.suggested_init())
+        parameters[model.config.par_slice(name).start] = deviation
+        np.testing.assert_allclose(model.expected_actualdata(parameters) - nominal, change, atol=1e-9)
+
+
+def test_the_workspace_gives_the_background_its_own_uncertainty() -> None:
+    s, b, error = [1.0, 4.0, 9.0], [50.0, 20.0, 12.0], 2.0
+    spec = Likelihood.of({"higgs": template(s, 0.01), "top": template(b, error)}, ["higgs"]).workspace()
+
+    def minus_log(gamma: float, b_i: float, n: float) -> float:
+        return float(gamma * b_i - xlogy(n, gamma * b_i) + ((gamma - 1) * b_i / error) ** 2 / 2)
+
+    expected = 0.0
+    for s_i, b_i in zip(s, b, strict=True):
+        n = s_i + b_i
+        best = optimize.minimize_scalar(minus_log, bounds=(0.1, 10), args=(b_i, n), options={"xatol": 1e-10})
+        expected += 2 * (best.fun - (n - xlogy(n, n)))
+    # One parameter per bin for signal and background together would make the background of the last bin too certain.
+    found = expectation(spec)["significance"]
+    assert found == pytest.approx(np.sqrt(expected), rel=1e-3)
+    assert found < asimov_significance(s, b)
+
+
+def test_collision_data_keep_all_events_where_bins_without_background_merge() -> None:
+    histograms = {"higgs": template([0.0, 1.0, 2.0, 3.0]), "top": template([0.0, 9.0, 4.0, 0.0])}
+    likelihood = Likelihood.of(histograms, ["higgs"], template([2.0, 11.0, 7.0, 1.0]))
+    assert likelihood.edges.tolist() == [0.0, 0.5, 1.0]
+    assert likelihood.workspace()["observations"][0]["data"] == [13.0, 8.0]
+    samples = {s["name"]: s for s in likelihood.workspace()["channels"][0]["samples"]}
+    assert samples["top"]["data"] == [9.0, 4.0]
+    np.testing.assert_allclose(samples["top"]["modifiers"][0]["data"], np.sqrt([0.5, 0.5]))
+    assert likelihood.clipped == {}
+    assert not likelihood.asimov
+
+
+def test_a_bin_with_too_few_simulated_events_makes_no_discovery() -> None:
+    """One background event of a small weight in the last bin: the signal would stand out there without reason."""
+    top = Histogram(np.linspace(0, 1, 5), np.array([900.0, 400.0, 100.0, 0.1]),
+                    np.array([90.0, 40.0, 10.0, 0.01]), np.array([9000, 4000, 1000, 1]))  # fmt: skip
+    signal = template([1.0, 2.0, 5.0, 8.0])
+    assert Likelihood.of({"higgs": signal, "top": top}, ["higgs"]).edges.tolist() == [0.0, 0.25, 0.5, 1.0]
+    small = Histogram(top.edges, top.values, top.values**2, np.ones(4, dtype=np.int64))
+    assert Likelihood.of({"higgs": signal, "top": small}, ["higgs"]).edges.tolist() == [0.0, 1.0]
+
+
+def test_models_that_make_no_sense_are_an_error() -> None:
+    good = {"higgs": template([1.0, 2.0]), "top": template([5.0, 4.0])}
+    for signals in ([], ["zprime"], ["higgs", "top"]):
+        with pytest.raises(ValueError, match="at least one of each"):
+            Likelihood.of(good, signals)
+    with pytest.raises(ValueError, match="different edges"):
+        Likelihood.of(good | {"ww": template([1.0, 1.0, 1.0])}, ["higgs"])
+    with pytest.raises(ValueError, match=r"luminosity of \['vbf', 'ww'\]"):
+        Likelihood.of(good, ["higgs"], nuisances=[LUMINOSITY])
+    with pytest.raises(ValueError, match="all backgrounds together"):
+        Likelihood.of(good | {"top": template([5.0, -5.0])}, ["higgs"])
+
+
+# What it expects
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01, 30.0])
+def test_the_expected_limit_is_that_of_pyhf(scale: float) -> None:
+    """Also where the limit lies far from a signal strength of one."""
+    signal = template([scale * s for s in (1.0, 2.0, 6.0)], 0.1 * scale)
+    spec = Likelihood.of({"higgs": signal, "top": template([90.0, 40.0, 9.0], 2.0)}, ["higgs"]).workspace()
+    found = expectation(spec)
+    model = pyhf.Workspace(spec).model()
+    strength = model.config.suggested_bounds()
+    strength[model.config.poi_index] = (0.0, 100.0 / scale)
+    background = list(model.config.suggested_init())
+    background[model.config.poi_index] = 0.0
+    data = model.expected_data(background)
+    for number, name in enumerate(("low_95", "low_68", "median", "high_68", "high_95")):
+        _, expected = pyhf.infer.hypotest(
+            found["limit"][name], data, model, par_bounds=strength, test_stat="qtilde", return_expected_set=True
+        )
+        assert float(expected[number]) == pytest.approx(0.05, rel=0.02), name
+    p_value = pyhf.infer.hypotest(0.0, pyhf.Workspace(spec).data(model), model, par_bounds=strength, test_stat="q0")
+    from scipy.stats import norm
+
+    assert found["significance"] == pytest.approx(norm.isf(float(p_value)), rel=1e-3)
+
+
+def test_a_signal_without_events_expects_nothing() -> None:
+    spec = Likelihood.of({"higgs": template([0.0, -1.0]), "top": template([5.0, 4.0])}, ["higgs"]).workspace()
+    assert expectation(spec) == {"significance": None, "limit": None, "reason": "the signal has no expected events"}
+
+
+def test_a_fit_that_does_not_converge_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> float:
+        raise pyhf.exceptions.FailedMinimization(optimize.OptimizeResult(message="Iteration limit reached"))
+
+    monkeypatch.setattr(pyhf.infer.test_statistics, "q0", fail)
+    found = expectation(Likelihood.of(processes(), ["higgs", "vbf"]).workspace())
+    assert found == {"significance": None, "limit": None, "reason": "a fit of the likelihood model does not converge"}
+
+
+def test_uncertainties_cost_sensitivity() -> None:
+    free = expectation(Likelihood.of(processes(), ["higgs", "vbf"]).workspace())
+    bound = expectation(Likelihood.of(processes(), ["higgs", "vbf"], nuisances=(LUMINOSITY, TOP)).workspace())
+    assert bound["significance"] < free["significance"]
+    assert bound["limit"]["median"] > free["limit"]["median"]
+
+
+# The datacard
+
+
+def read_card(text: str) -> dict[str, Any]:
+    """A datacard by the grammar of Combine's manual: lines of words, of which some begin with a keyword."""
+    lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith(("-", "#"))]
+    keyed = {
+        line[0]: line[1:] for line in lines if line[0] in ("imax", "jmax", "kmax", "shapes", "observation", "rate")
+    }
+    names, numbers = (line[1:] for line in lines if line[0] == "process")
+    (channel,), channels = (line[1:] for line in lines if line[0] == "bin")
+    assert len(names) == len(numbers) == len(channels) == len(keyed["rate"])
+    assert set(channels) == {channel}
+    uncertain = {line[0]: dict(zip(names, line[2:], strict=True)) for line in lines if line[1] == "lnN"}
+    (statistics,) = (line for line in lines if line[1] == "autoMCStats")
+    assert statistics[0] == channel
+    used = (*keyed, "process", "bin", *uncertain, channel)
+    assert all(line[0] in used for line in lines)
+    return {**keyed, "numbers": dict(zip(names, map(int, numbers), strict=True)), "uncertain": uncertain}
+
+
+def test_the_datacard_says_what_the_workspace_says() -> None:
+    likelihood = Likelihood.of(processes(), ["higgs", "vbf"], nuisances=(LUMINOSITY, TOP))
+    card = read_card(likelihood.datacard("histograms.root fit"))
+    assert (card["imax"][0], card["jmax"][0], card["kmax"][0]) == ("1", "3", "*")
+    assert card["numbers"] == {"higgs": -1, "vbf": 0, "top": 1, "ww": 2}
+    assert card["shapes"] == ["*", "score", "histograms.root", "fit/$PROCESS", "fit/$PROCESS_$SYSTEMATIC"]
+    histograms = likelihood.histograms()
+    for name, rate in zip(card["numbers"], card["rate"], strict=True):
+        assert float(rate) == pytest.approx(histograms[name].values.sum(), rel=1e-5)
+    assert float(card["observation"][0]) == pytest.approx(histograms["data_obs"].values.sum())
+    assert card["uncertain"] == {
+        "luminosity": dict.fromkeys(("higgs", "vbf", "top", "ww"), "1.02"),
+        "top_cross_section": {"higgs": "-", "vbf": "-", "top": "0.9/1.06", "ww": "-"},
+    }
+
+
+# From events
+
+
+@pytest.fixture
+def scored(toy_table: Callable[..., EventTable]) -> ScoredEvents:
+    """Events whose `routed` and `ensemble` scores differ, both telling `higgs` from the rest."""
+    table = toy_table(20_000)
+    random = np.random.default_rng(3)
+
+    def score(separation: float) -> Any:
+        signal = 1 / (1 + np.exp(-random.normal(separation * (table.label == 1), 1.0)))
+        return np.stack([1 - signal, signal], axis=1).astype(np.float32)
+
+    fold = (table.identity % 5).astype(np.int16)
+    scores = {"routed": score(2.0), "ensemble": score(2.5)}
+    return ScoredEvents(table, fold, spread=np.zeros_like(scores["routed"]), **scores)
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "routed"])
+def test_pseudo_data_are_fitted_with_a_strength_of_one(scored: ScoredEvents, kind: Any) -> None:
+    """Events that are no template, scored alike and drawn by their weights: mu is 1 within its error."""
+    table = scored.table
+    settings = ScoreSettings(("background", "higgs"), "higgs", (), 5, "0")
+    weight = {name: np.abs(table.weight)[table.process == p] for p, name in enumerate(table.processes)}
+    test = {name: table.is_test[table.process == p] for p, name in enumerate(table.processes)}
+    scale = {name: float(w.sum() / w[test[name]].sum()) for name, w in weight.items()}
+    rest = {name: float(w.sum() / w[~test[name]].sum()) for name, w in weight.items()}
+    filled = Filled(scored, Scales(scale, rest), settings, kind, with_data=False)
+    templates, _ = filled.histograms("higgs", filled.bins(20))
+    score = getattr(scored, kind)[:, 1].astype(np.float64)
+    # Templates of `ensemble` are test events, so that the others can be data; those of `routed` are all events.
+    rows = ~table.is_test if kind == "ensemble" else np.ones(len(table), dtype=np.bool_)
+    factor = np.array([rest[name] if kind == "ensemble" else 1.0 for name in table.processes])[table.process]
+    edges = templates["higgs"].edges
+    expected = Histogram.fill(score[rows], (table.weight * factor)[rows], edges)
+    counts = np.random.default_rng(4).poisson(np.maximum(expected.values, 0)).astype(np.float64)
+    data = Histogram(edges, counts, counts, counts.astype(np.int64))
+    workspace = pyhf.Workspace(Likelihood.of(templates, ["higgs"], data).workspace())
+    model = workspace.model()
+    fit = pyhf.infer.mle.fit(workspace.data(model), model)
+    mu, error = float(fit[model.config.poi_index]), 1 / expectation(workspace)["significance"]
+    assert abs(mu - 1) < 3 * error
+    assert error < 0.5
