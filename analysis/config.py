@@ -239,6 +239,7 @@ class Outputs(Section):
     """What is written at the end: histograms, likelihood model, blinding, bootstrap replicas."""
 
     histogram: HistogramSettings = HistogramSettings()
+    friends: Literal["ttree", "rntuple"] = "ttree"
     templates: Literal["ensemble", "routed"] = "ensemble"
     nuisances: dict[Name, NuisanceSettings] = {}
     blind_above: Annotated[float, Field(ge=0, le=1)] | None = 0.8

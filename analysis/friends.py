@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from analysis.splitting import fold_of
 
 TREE = "scores"
 KINDS = ("routed", "ensemble", "spread")
+Form = Literal["ttree", "rntuple"]
 
 Scorer = Callable[
     [npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int64]],
@@ -72,7 +73,13 @@ def score_chunk(
 
 
 def write_friend(
-    path: Path, entries: int, classes: Sequence[str], parts: Sequence[Scores], targets: Sequence[str] = ()
+    path: Path,
+    entries: int,
+    classes: Sequence[str],
+    parts: Sequence[Scores],
+    targets: Sequence[str] = (),
+    *,
+    form: Form = "ttree",
 ) -> None:
     """Write a friend tree named `scores`.
 
@@ -82,6 +89,7 @@ def write_friend(
         classes: Names of the classes.
         parts: Scores of its chunks.
         targets: Names of the outputs of regression targets.
+        form: What ROOT stores it as.
 
     The branches are `score_<class>_routed`, `score_<class>_ensemble`, `spread_<class>`, and `_routed`, `_ensemble` and
     `_spread` behind the name of a target's output (float32, NaN where not selected), `fold` (int16, -1 where
@@ -104,7 +112,8 @@ def write_friend(
         branches["is_test"][part.entry] = part.is_test
         branches["selected"][part.entry] = True
     with uproot.recreate(path) as file:
-        tree = file.mktree(TREE, {name: values.dtype for name, values in branches.items()})
+        make = file.mktree if form == "ttree" else file.mkrntuple
+        tree = make(TREE, {name: values.dtype for name, values in branches.items()})
         if entries:
             tree.extend(branches)
 

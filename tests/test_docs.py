@@ -31,6 +31,7 @@ from models.networks import Classifier
 from models.preprocessing import Signature
 from models.settings import ModelSettings, TrainingSettings
 from models.transforms import Transform
+from tests.programs import run_cpp, run_root
 from workflow.costs import Cost, account
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,11 +44,16 @@ def blocks(page: str, language: str = "python") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
-def block(page: str, text: str) -> str:
+def block(page: str, text: str, language: str = "python") -> str:
     """The one block of a page that holds a text."""
-    found = [code for code in blocks(page) if text in code]
+    found = [code for code in blocks(page, language) if text in code]
     assert len(found) == 1, f"{page}: {len(found)} blocks hold {text!r}"
     return found[0]
+
+
+def block_of_cpp(text: str) -> str:
+    """The one block of C++ of docs/outputs.md that holds a text."""
+    return block("docs/outputs.md", text, "cpp")
 
 
 def run(code: str, **names: Any) -> dict[str, Any]:
@@ -200,6 +206,72 @@ def test_onnx_scores_of_a_file_are_those_of_the_friend_tree(result: Result) -> N
     assert np.abs(found["routed"] - found["ensemble"]).max() > 1e-3
 
 
+def test_onnx_scores_of_a_program_in_cpp(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "higgsml").symlink_to(result.results)
+    found = float(run_cpp(block_of_cpp("onnxruntime_cxx_api.h"), tmp_path))
+    values = np.full((1, result.values.shape[1]), np.nan, dtype=np.float32)
+    values[0, 0] = 138.47
+    fold = fold_of(event_identity("challenge", [np.array([100_000])]), 5, "0").astype(np.int64)
+    routed, *_ = score(result.networks, np.nan_to_num(values), np.isfinite(values), fold)
+    assert found == pytest.approx(routed[0, 1], abs=2e-6)
+
+
+def test_onnx_scores_in_cpp_are_those_of_pytorch(result: Result, tmp_path: Path) -> None:
+    """All events, absent values included."""
+    (tmp_path / "ensemble.onnx").symlink_to(result.results / "ensemble.onnx")
+    features = np.where(result.present, result.values, np.nan).astype(np.float32)
+    assert 0 < np.isnan(features).mean() < 0.5
+    features.tofile(tmp_path / "features.bin")
+    np.full(COUNT, key_of("challenge")).tofile(tmp_path / "sample.bin")
+    result.columns["EventId"].astype(np.int64).tofile(tmp_path / "EventId.bin")
+    run_cpp((ROOT / "tests" / "onnx_scores.cpp").read_text(), tmp_path, str(COUNT), str(features.shape[1]))
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "fold.bin", dtype=np.int64), result.fold)
+    for kind in ("routed", "ensemble", "spread"):
+        found = np.fromfile(tmp_path / f"{kind}.bin", dtype=np.float32).reshape(COUNT, 2)
+        np.testing.assert_allclose(found, getattr(result, kind), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["ttree", "rntuple"])
+def test_friends_in_root(result: Result, tmp_path: Path, form: Any) -> None:
+    """The documented lines fill the same histogram as numpy, so that scores meet their own events."""
+    (tmp_path / "results" / "higgsml" / "scores").mkdir(parents=True)
+    parts = [Scores(np.arange(COUNT), result.fold, result.test, result.routed, result.ensemble, result.spread)]
+    friend = tmp_path / "results" / "higgsml" / "scores" / "higgsml.root"
+    write_friend(friend, COUNT, ("background", "higgs"), parts, form=form)
+    with uproot.recreate(tmp_path / "higgsml.root") as file:
+        make = file.mktree if form == "ttree" else file.mkrntuple
+        make("events", {name: column.dtype for name, column in result.columns.items()}).extend(result.columns)
+    code = block_of_cpp("AddFriend" if form == "ttree" else "RNTupleProcessor")
+    shown = 'for (int bin = 1; bin <= 20; ++bin) std::printf("%.6f ", h{}GetBinContent(bin));'
+    found = run_root(code + shown.format("->" if form == "ttree" else "."), tmp_path).split()
+    if form == "ttree":
+        rows, weight = result.test, result.columns["Weight"]
+    else:
+        rows, weight = result.columns["PRI_met"] > 20, np.ones(COUNT)
+    expected, _ = np.histogram(result.ensemble[rows, 1], bins=20, range=(0, 1), weights=weight[rows])
+    np.testing.assert_allclose(np.array(found, dtype=np.float64), expected, atol=1e-5)
+
+
+def test_histograms_in_root(result: Result, tmp_path: Path) -> None:
+    likelihood = Likelihood.of(result.templates, ("htautau",))
+    write_histograms(tmp_path / "histograms.root", {"fit": likelihood.histograms()})
+    code = """
+    TFile file("histograms.root");
+    auto *h = file.Get<TH1D>("fit/htautau");
+    std::printf("%d", h->GetNbinsX());
+    for (int bin = 1; bin <= h->GetNbinsX(); ++bin)
+        std::printf(" %.9g %.9g %.9g", h->GetBinLowEdge(bin), h->GetBinContent(bin), h->GetBinError(bin));
+    """
+    count, *numbers = run_root(code, tmp_path).split()
+    expected = likelihood.templates["htautau"]
+    assert int(count) == len(expected.values) > 1
+    edges, values, errors = np.array(numbers, dtype=np.float64).reshape(-1, 3).T
+    np.testing.assert_allclose(edges, expected.edges[:-1])
+    np.testing.assert_allclose(values, expected.values)
+    np.testing.assert_allclose(errors, np.sqrt(expected.variances))
+
+
 def test_summary(result: Result, capsys: pytest.CaptureFixture[str]) -> None:
     result.run('"summary.json"')
     assert capsys.readouterr().out.splitlines() == [
@@ -252,6 +324,9 @@ def test_every_block_of_the_outputs_is_run() -> None:
     files = ('"summary.json"', '"run.json"', '"histograms.json"', '"workspace.json"')
     texts = ('/ "scores" /', "two events", "load_analysis", *files)
     assert {block("docs/outputs.md", text) for text in texts} == set(blocks("docs/outputs.md"))
+    assert {block_of_cpp(text) for text in ("AddFriend", "RNTupleProcessor", "onnxruntime_cxx_api.h")} == set(
+        blocks("docs/outputs.md", "cpp")
+    )
 
 
 def test_the_first_analysis(

@@ -72,6 +72,7 @@ READERS: dict[str, set[str]] = {
     "outputs.histogram.bins": SCORED,
     "outputs.replicas": {EVALUATE},
     "outputs.blind_above": {PLOT},
+    "outputs.friends": {SCORE},
     "outputs.templates": {STATISTICS},
     "outputs.nuisances": {STATISTICS},
 }
@@ -130,6 +131,7 @@ VALUES: dict[str, Any] = {
     "training.balance": "processes",
     "training.flatten": ["met"],
     "training.negative_weights": "absolute",
+    "outputs.friends": "rntuple",
     "outputs.templates": "routed",
     "outputs.nuisances": {"luminosity": {"norm": 0.016}},
     "tuning.space": {"training.patience": {"low": 2, "high": 9}},

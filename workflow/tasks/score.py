@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from analysis.config import Configuration
 from models.settings import Combination
@@ -26,6 +26,7 @@ class ScoreSlice:
     folds: int
     salt: str
     combination: Combination
+    form: Literal["ttree", "rntuple"]
 
 
 class ScoreEvents(FileWorkflow[ScoreSlice]):
@@ -61,7 +62,11 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
 
     def slice(self, config: Configuration) -> ScoreSlice:
         return ScoreSlice(
-            self.branch_data.entries, config.folds.count, str(config.folds.salt), config.training.combination
+            entries=self.branch_data.entries,
+            folds=config.folds.count,
+            salt=str(config.folds.salt),
+            combination=config.training.combination,
+            form=config.outputs.friends,
         )
 
     def files(self) -> Sequence[str]:
@@ -89,4 +94,6 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
             for events, features in zip(given.made["events"], given.made["features"], strict=True)
         ]
         signature = ensemble.signature
-        write_friend(out / "friend.root", settings.entries, signature.classes, parts, signature.predicted)
+        write_friend(
+            out / "friend.root", settings.entries, signature.classes, parts, signature.predicted, form=settings.form
+        )

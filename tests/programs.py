@@ -1,0 +1,52 @@
+"""Programs that open what the project writes and share no code with it: ROOT, and C++ with onnxruntime."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+HEADERS = ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime")
+"""Where packages put onnxruntime_cxx_api.h; elsewhere $CPATH says it."""
+
+
+def run_root(code: str, folder: Path) -> str:
+    """What statements of C++ print in ROOT, run in a folder; the test is skipped where there is no ROOT."""
+    program = shutil.which("root")
+    if program is None:
+        pytest.skip("no ROOT on the PATH (`root`)")
+    headers = "\n".join(f"#include <{name}.hxx>" for name in ("ROOT/RDataFrame", "ROOT/RNTupleProcessor"))
+    (folder / "macro.C").write_text(f"{headers}\nvoid macro() {{\n{code}\n}}\n")
+    done = subprocess.run(
+        [program, "-l", "-b", "-q", "macro.C"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.partition("Processing macro.C...")[2].strip()
+
+
+def run_cpp(code: str, folder: Path, *arguments: str) -> str:
+    """What a program of C++ prints that is linked with the onnxruntime of Python, run in a folder.
+
+    The test is skipped where there is no compiler, or no header of onnxruntime.
+    """
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (`g++`)")
+    places = [*HEADERS, *os.environ.get("CPATH", "").split(":")]
+    if not any((Path(place) / "onnxruntime_cxx_api.h").exists() for place in places if place):
+        pytest.skip("no onnxruntime_cxx_api.h, neither in /usr/include/onnxruntime nor in $CPATH")
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    (folder / "libonnxruntime.so.1").symlink_to(library)  # the name that it calls itself
+    (folder / "program.cpp").write_text(code)
+    include = [option for place in HEADERS for option in ("-I", place)]
+    link = ["libonnxruntime.so.1", f"-Wl,-rpath,{folder}"]
+    command = [compiler, "-std=c++17", "-O1", "-Wall", "-Werror", *include, "program.cpp", "-o", "program", *link]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([folder / "program", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
