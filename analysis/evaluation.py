@@ -16,6 +16,7 @@ from analysis.friends import KINDS, read_friend
 from analysis.histograms import DATA, Histogram, score_histograms
 from analysis.metrics import Sample, bootstrap_counts, evaluate, evaluate_auc
 from analysis.regression import Regressed, judge_target, places
+from analysis.reliability import reliability
 from analysis.splitting import Scheme, fold_of
 from analysis.statistics import binned_significance, choose_edges
 from analysis.table import EventTable
@@ -56,6 +57,7 @@ class EvaluationSettings:
         bins: Bins of the score before merging.
         replicas: Bootstrap replicas.
         seed: Seed of the bootstrap.
+        balanced: Whether networks are trained with all classes as equally frequent.
         targets: The regression targets.
         decorrelation: Spectators whose correlation with the score is given, and the strength of the penalty on it.
     """
@@ -65,6 +67,7 @@ class EvaluationSettings:
     bins: int
     replicas: int
     seed: int
+    balanced: bool = True
     targets: Mapping[str, Regressed] = field(default_factory=dict)
     decorrelation: Mapping[str, float] = field(default_factory=dict)
 
@@ -256,6 +259,16 @@ def judge(
             }
             for objects, rows in _patterns(table, labelled, settings.features)
         ],
+        "reliability": {
+            part: reliability(
+                sample(rows, scores),
+                scored.classes.index(scored.signal),
+                balanced=settings.balanced,
+                replicas=settings.replicas,
+                seed=settings.seed,
+            )
+            for part, rows, scores in (("test", test, events.ensemble), ("out_of_fold", rest, events.routed))
+        },
         "significance": _significance(events, weight, scored, settings),
         **_targets(events, weight, settings),
         **_decorrelation(events, weight, scored, settings),

@@ -16,12 +16,12 @@ from analysis.errors import UserError
 from analysis.evaluation import (
     PATTERN_EVENTS,
     EvaluationSettings,
+    Filled,
     Scales,
     ScoredEvents,
     ScoreSettings,
     attach_scores,
     judge,
-    score_templates,
 )
 from analysis.friends import Scores, write_friend
 from analysis.splitting import fold_of
@@ -233,20 +233,73 @@ def test_attach_scores_joins_by_file_and_entry(toy_table: ToyTable, tmp_path: Pa
         attach_scores(table, friends, SCORES.classes, 5, "0")
 
 
+EDGES = np.linspace(0, 1, 11)
+
+
+def filled(
+    events: ScoredEvents, kind: Any = "ensemble", scales: Scales = SCALES, collision: tuple[str, ...] = ()
+) -> Filled:
+    return Filled(events, scales, replace(SCORES, collision=collision), kind, with_data=bool(collision))
+
+
 def test_templates_are_scaled_test_events_and_unscaled_data(events: ScoredEvents) -> None:
     table = events.table
-    templates, data = score_templates(events, SCALES, SCORES, 10)
+    templates, data = filled(events).histograms("signal", EDGES)
     assert data is None
     for i, name in enumerate(table.processes):
         rows = (table.process == i) & table.is_test
-        content, _ = np.histogram(events.ensemble[rows, 1], np.linspace(0, 1, 11), weights=table.weight[rows])
-        variance, _ = np.histogram(events.ensemble[rows, 1], np.linspace(0, 1, 11), weights=table.weight[rows] ** 2)
+        content, _ = np.histogram(events.ensemble[rows, 1], EDGES, weights=table.weight[rows])
+        variance, _ = np.histogram(events.ensemble[rows, 1], EDGES, weights=table.weight[rows] ** 2)
         scale = SCALES.test[name]
         np.testing.assert_allclose(templates[name].values, content * scale)
         np.testing.assert_allclose(templates[name].variances, variance * scale**2)
     unscaled = Scales(SCALES.test | {"other": None}, SCALES.rest)
-    assert "other" not in score_templates(events, unscaled, SCORES, 10)[0]
-    templates, data = score_templates(events, SCALES, replace(SCORES, collision=("other",)), 10)
+    assert "other" not in filled(events, scales=unscaled).histograms("signal", EDGES)[0]
+    templates, data = filled(events, collision=("other",)).histograms("signal", EDGES)
     assert list(templates) == ["top", "higgs"]
     assert data is not None
     assert data.values.sum() == pytest.approx(table.weight[table.process == 2].sum())
+
+
+def test_routed_templates_are_all_events_and_data_alike(events: ScoredEvents) -> None:
+    table = events.table
+    templates, data = filled(events, "routed", collision=("other",)).histograms("background", EDGES)
+    for i, name in enumerate(("top", "higgs")):
+        rows = table.process == i
+        content, _ = np.histogram(events.routed[rows, 0], EDGES, weights=table.weight[rows])
+        np.testing.assert_allclose(templates[name].values, content)
+    assert data is not None
+    rows = table.process == 2
+    np.testing.assert_allclose(data.values, np.histogram(events.routed[rows, 0], EDGES, weights=table.weight[rows])[0])
+
+
+def test_folders_hold_every_class_and_category(events: ScoredEvents) -> None:
+    found = filled(events, collision=("other",)).folders(10)
+    classes = ("background", "signal")
+    assert set(found) == {f"{folder}score_{name}_ensemble" for folder in ("", "one/") for name in classes}
+    for named in found.values():
+        assert list(named) == ["top", "higgs", "data_obs"]
+    table = events.table
+    rows = (table.process == 1) & table.is_test & (table.category == "one")
+    assert found["one/score_signal_ensemble"]["higgs"].entries.sum() == rows.sum()
+    assert found["score_signal_ensemble"]["higgs"].values.sum() == pytest.approx(
+        2 * table.weight[(table.process == 1) & table.is_test].sum()
+    )
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "routed"])
+def test_bins_are_chosen_without_held_out_events(events: ScoredEvents, kind: Any) -> None:
+    """Test events may have any score and weight; with all events to fill them there are more bins."""
+    table = events.table
+    noise = np.random.default_rng(8).dirichlet([1, 1], len(table)).astype(np.float32)
+    test = table.is_test
+    other = replace(
+        events,
+        table=replace(table, weight=np.where(test, 17.0, table.weight)),
+        routed=np.where(test[:, None], noise, events.routed),
+        ensemble=noise,
+    )
+    edges = filled(events, kind).bins(20)
+    np.testing.assert_array_equal(filled(other, kind).bins(20), edges)
+    assert len(edges) > 3
+    assert len(filled(events, "routed").bins(20)) >= len(filled(events, "ensemble").bins(20))

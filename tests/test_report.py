@@ -38,6 +38,16 @@ def metrics(seed: int, count: int = 400) -> dict[str, Any]:
     )
 
 
+RELIABILITY = {
+    "edges": [0.0, 0.5, 1.0],
+    "entries": [10, 0],
+    "share": [1.0, None],
+    "predicted": [0.2, None],
+    "observed": [{"value": 0.3, "low": 0.2, "high": 0.4}, {"value": None, "low": None, "high": None, "note": "none"}],
+    "error": {"value": 0.1, "low": 0.05, "high": 0.17},
+}
+
+
 @pytest.fixture(scope="module")
 def made_up() -> dict[str, Any]:
     def line(name: str | None, entries: int, total: float, error: float) -> dict[str, Any]:
@@ -78,6 +88,11 @@ def made_up() -> dict[str, Any]:
             },
             {"objects": [], "entries": dict.fromkeys(CLASSES, 7), "out_of_fold": None, "test": None},
         ],
+        "reliability": {"test": RELIABILITY, "out_of_fold": RELIABILITY},
+        "shared_events": {
+            "test": 0,
+            "networks": [{"training_stopping": 0, "training_judged": 0, "stopping_judged": 0}] * 3,
+        },
         "significance": {
             "value": 2.314,
             "low": 2.1,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
 from workflow.base import Given, Made, Task
-from workflow.store import read_json, write_json
+from workflow.store import write_json
 from workflow.tasks.export import ONNX_TOLERANCE, ExportEnsemble
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.score import ScoreEvents
@@ -18,6 +18,7 @@ from workflow.tasks.train import TrainFolds
 
 if TYPE_CHECKING:
     from analysis.evaluation import EvaluationSettings, Scales, ScoredEvents, ScoreSettings
+    from analysis.pool import Pool
     from analysis.regression import Regressed
     from analysis.table import TableSettings
 
@@ -82,6 +83,7 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
             bins=config.outputs.histogram.bins,
             replicas=config.outputs.replicas,
             seed=config.seed,
+            balanced=config.training.balance != "none",
             targets=regressed(config),
             decorrelation=dict(config.training.decorrelation),
         )
@@ -94,11 +96,13 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
     @staticmethod
     def compute(settings: EvaluateSlice, given: Given, out: Path) -> None:
         from analysis.evaluation import judge
+        from analysis.pool import load_pool
 
-        pool = read_json(given.made["pool"].path("pool") / "pool.json")
+        pool = load_pool(given.made["pool"].path("pool"))
         events, scales = load_scored(given.made, settings.scored)
-        summary = judge(events, scales, settings.scored.scores, settings.evaluation, pool["dropped"])
-        summary["onnx"] = compare_onnx(given.made["export"].path("ensemble.onnx"), events, pool["features"])
+        summary = judge(events, scales, settings.scored.scores, settings.evaluation, pool.dropped)
+        summary["shared_events"] = check_shared(pool, events, settings)
+        summary["onnx"] = compare_onnx(given.made["export"].path("ensemble.onnx"), events, pool.features)
         if settings.refined:
             summary |= close(given.made["pool"].path("pool"), given.made["networks"], settings)
         write_json(out / "evaluation.json", summary)
@@ -133,6 +137,22 @@ def close(pool: Path, networks: Mapping[int, Made], settings: EvaluateSlice) -> 
     events = load_pool(pool)
     uses = [events.uses(fold, folds, settings.evaluation.scheme)[0] for fold in range(folds)]
     return {"refinement": closure(events, crossed(ratios, uses, events.folds))}
+
+
+def check_shared(pool: Pool, events: ScoredEvents, settings: EvaluateSlice) -> dict[str, Any]:
+    """Count the events that are judged and had a part in what judges them.
+
+    Raises:
+        RuntimeError: There are any.
+    """
+    from analysis.leakage import leaks, shared_events
+
+    table, scheme = events.table, settings.evaluation.scheme
+    test = table.identity[table.is_test & (table.label >= 0)]
+    shared = shared_events(pool, test, settings.scored.scores.folds, scheme)
+    if wrong := leaks(shared, scheme):
+        raise RuntimeError("figures of merit would not be those of unseen events: " + "; ".join(wrong))
+    return shared
 
 
 def compare_onnx(path: Path, events: ScoredEvents, features: Sequence[str]) -> dict[str, Any]:

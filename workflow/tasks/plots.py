@@ -81,6 +81,7 @@ class PlotResults(Task[PlotSlice]):
     def compute(settings: PlotSlice, given: Given, out: Path) -> None:
         from analysis.drawing import network
         from analysis.plots import Appearance, PlotSettings, Scores, Variable, groups, make_plots
+        from analysis.reliability_plots import reliability_plot
         from analysis.training_plots import layers_over_epochs, spread_plot
 
         s = settings
@@ -128,6 +129,7 @@ class PlotResults(Task[PlotSlice]):
         over_epochs = layers_over_epochs(histories, [layer["name"] for layer in layers])
         plots += [] if over_epochs is None else [over_epochs]
         plots += [
+            reliability_plot(evaluation["reliability"], classes[plot_settings.signal]),
             network(layers),
             spread_plot(
                 events.ensemble[test, signal],
