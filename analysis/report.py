@@ -7,8 +7,6 @@ policy enforces, and everything in it is escaped.
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -16,13 +14,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from analysis.costs import amount, energy
 from analysis.evaluation import PATTERN_EVENTS
+from analysis.page import Image, environment
 from analysis.selection import Cutflow
 
-TEMPLATES = Path(__file__).parent / "templates"
 WIDTH = 100
 """Columns of the terminal table."""
 
@@ -33,8 +29,6 @@ SECTIONS = {
     "features": "Features",
 }
 """Headings of the sections of plots, in the report's order."""
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -92,14 +86,8 @@ def render(content: ReportContent) -> str:
     """
     summary = content.summary
     metrics = summary["metrics"]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    pages = environment()
+    pages.filters |= {
         "amount": amount,
         "energy": energy,
         "number": _number,
@@ -115,7 +103,7 @@ def render(content: ReportContent) -> str:
     cutflows |= content.cutflows  # in the order of the configuration, then any others
     shown = {"costs"} | ({"fingerprint"} if content.run.get("fingerprint") == summary["fingerprint"] else set())
     run = {key: value for key, value in content.run.items() if key not in shown}
-    return environment.get_template("report.html.j2").render(
+    return pages.get_template("report.html.j2").render(
         title=content.title or content.name,
         name=content.name,
         summary={"targets": {}, "decorrelation": {}} | dict(summary),
@@ -253,9 +241,7 @@ class _Shown:
     name: str
     title: str
     caption: str
-    url: str
-    width: int
-    height: int
+    image: Image
 
 
 @dataclass(frozen=True)
@@ -288,13 +274,11 @@ def _sections(pictures: Sequence[Picture]) -> list[tuple[str, str, list[_Block]]
 
 
 def _shown(picture: Picture, caption: str) -> _Shown:
-    data = picture.png.read_bytes() if isinstance(picture.png, Path) else picture.png
-    if not data.startswith(_PNG_SIGNATURE):
-        raise ValueError(f"picture {picture.name!r} is no PNG image")
-    # The first chunk of a PNG, IHDR, begins with width and height.
-    width, height = struct.unpack(">II", data[16:24])
-    url = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    return _Shown(picture.name, picture.title, caption, url, width, height)
+    try:
+        image = Image.of(picture.png.read_bytes() if isinstance(picture.png, Path) else picture.png)
+    except ValueError as error:
+        raise ValueError(f"picture {picture.name!r} is {error}") from None
+    return _Shown(picture.name, picture.title, caption, image)
 
 
 def _is_records(value: Any) -> bool:

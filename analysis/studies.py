@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from matplotlib.axes import Axes
 
+from analysis.page import Image, environment
 from analysis.plots import Plot, figure_of
 
-TEMPLATES = Path(__file__).parent / "templates"
 COLORS = {"finished": "#3f90da", "stopped": "#94a4a2", "best": "#bd1f01", "configured": "#ffa90e"}
 """Petroff's (arXiv 2107.02270)."""
 _SIZE = (4.6, 3.5)
@@ -64,20 +61,14 @@ def study_plots(result: Mapping[str, Any]) -> list[Plot]:
 
 def render_study(title: str, result: Mapping[str, Any], plots: Sequence[Plot]) -> str:
     """Write the page, which refers to nothing outside itself."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"gain": _gain, "json": json.dumps}
+    pages = environment()
+    pages.filters |= {"gain": _gain, "json": json.dumps}
     keys = list(result["space"])
     ranked = sorted(
         result["trials"],
         key=lambda t: (t["state"] != "finished", t["loss"] is None if "loss" in t else True, t.get("loss") or 0),
     )
-    return environment.get_template("tuning.html.j2").render(
+    return pages.get_template("tuning.html.j2").render(
         title=title,
         result=result,
         keys=keys,
@@ -85,7 +76,7 @@ def render_study(title: str, result: Mapping[str, Any], plots: Sequence[Plot]) -
         configured=result["trials"][0],
         trials=ranked,
         measures=MEASURES,
-        pictures=[(plot, base64.b64encode(plot.png()).decode()) for plot in plots],
+        pictures=[(plot, Image.of(plot.png())) for plot in plots],
     )
 
 

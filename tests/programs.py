@@ -50,3 +50,20 @@ def run_cpp(code: str, folder: Path, *arguments: str) -> str:
     done = subprocess.run([folder / "program", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def run_browser(page: Path, *arguments: str) -> tuple[str, list[str]]:
+    """The document of a page after its scripts have run in Chromium, and what its console says.
+
+    The test is skipped where there is no Chromium.
+    """
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on the PATH (`chromium`)")
+    options = ("headless", "no-sandbox", "disable-gpu", "allow-file-access-from-files", "enable-logging=stderr")
+    profile, patience = f"user-data-dir={page.parent / 'profile'}", "virtual-time-budget=10000"
+    flags = [f"--{option}" for option in (*options, profile, patience, "dump-dom")]
+    command = [program, *flags, *arguments, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE:" in line]

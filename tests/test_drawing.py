@@ -45,7 +45,7 @@ def test_a_drawing_tells_all_parameters(name: str) -> None:
     named = [parameter for layer in classifier.layers for parameter in layer.parameters]
     assert sorted(named) == sorted(parameter.name for parameter in classifier.parameters)
     width, _ = image(plot).size
-    assert width == 360
+    assert width == 2 * 360  # of which a page shows two in each of its own
     texts = [text.get_text() for text in plot.figure.axes[0].texts]
     room = plot.figure.bbox
     for text in plot.figure.axes[0].texts:

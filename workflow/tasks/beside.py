@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 from analysis.config import Configuration
 from analysis.errors import UserError
 from models.settings import Combination
-from workflow.identity import ROOT
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.plots import write_plots
-from workflow.tasks.publishing import PublishedTask
+from workflow.tasks.publishing import PublishedTask, page_sources
 from workflow.tasks.tables import Sums, load_events, require_events
 from workflow.tasks.train import TrainFolds
 
@@ -75,7 +74,7 @@ class JudgingTask(PageTask):
         }
 
     def outside(self) -> Any:
-        return (ROOT / "analysis" / "templates" / "page.html.j2").read_text()
+        return page_sources("page")
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ def write_plots(plots: Sequence[Plot], folder: Path) -> None:
     folder.mkdir()
     for plot in plots:
         (folder / f"{plot.name}.png").write_bytes(plot.png())
+        (folder / f"{plot.name}.pdf").write_bytes(plot.pdf())
         write_json(folder / f"{plot.name}.json", plot.numbers)
     write_json(
         folder / "index.json",

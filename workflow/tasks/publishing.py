@@ -7,7 +7,14 @@ from typing import Any
 
 from analysis.errors import UserError
 from workflow.base import Task
+from workflow.identity import ROOT
 from workflow.store import link_results, results_folder
+
+
+def page_sources(page: str) -> dict[str, str]:
+    """What a page is made from that is no Python, by file name: its template, and what all pages share."""
+    templates = ROOT / "analysis" / "templates"
+    return {name: (templates / name).read_text() for name in (f"{page}.html.j2", "interaction.css", "interaction.js")}
 
 
 class PublishedTask(Task[Any]):

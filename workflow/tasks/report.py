@@ -18,7 +18,7 @@ from analysis.config import Configuration
 from analysis.costs import price
 from workflow.base import Given
 from workflow.costs import Cost, account
-from workflow.identity import ROOT, canonical
+from workflow.identity import canonical
 from workflow.plan import SkippedFile
 from workflow.provenance import source_version
 from workflow.pruning import note_publication
@@ -26,7 +26,7 @@ from workflow.store import read_json, results_folder, write_json
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.plots import PlotResults
-from workflow.tasks.publishing import PublishedTask
+from workflow.tasks.publishing import PublishedTask, page_sources
 from workflow.tasks.score import ScoreEvents
 from workflow.tasks.statistics import STATISTICS, WriteStatistics
 from workflow.tasks.tables import Sums, load_cutflows, require_events
@@ -65,11 +65,11 @@ class Report(PublishedTask):
         return ReportSlice(config.model_copy(update={"tuning": None}), self.plan.skipped)
 
     def outside(self) -> Any:
-        # The page's template is part of the code, but no Python; files lend their names to links and warnings.
-        templates = {
-            path.name: path.read_text() for path in sorted((ROOT / "analysis" / "templates").glob("report*.j2"))
+        # Files lend their names to links and warnings.
+        return {
+            "templates": page_sources("report"),
+            "files": [(file.dataset, file.key, file.identity) for file in self.plan.files],
         }
-        return {"templates": templates, "files": [(file.dataset, file.key, file.identity) for file in self.plan.files]}
 
     def files(self) -> Sequence[str]:
         linked = ("ensemble.onnx", *STATISTICS, "plots/", "scores/")

@@ -29,11 +29,12 @@ from models.settings import (
 )
 from workflow.base import Given, Task
 from workflow.execution.executor import say
-from workflow.identity import ROOT, canonical, fingerprint
+from workflow.identity import canonical, fingerprint
 from workflow.store import atomic_write, read_json, store_folder, write_json
 from workflow.tasks.beside import PageTask
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.plots import write_plots
+from workflow.tasks.publishing import page_sources
 from workflow.tasks.tables import Sums, load_events, require_events
 from workflow.tasks.train import Kept, TrainingWorkflow, of_one_network, train_branches, training_events
 
@@ -350,7 +351,7 @@ class TuneHyperparameters(PageTask, StudyTask):
         )
 
     def outside(self) -> Any:
-        return (ROOT / "analysis" / "templates" / "tuning.html.j2").read_text()
+        return page_sources("tuning")
 
     def files(self) -> Sequence[str]:
         return ("tuning.html", "tuning.json", "plots/")
