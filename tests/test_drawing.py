@@ -46,6 +46,7 @@ def test_a_drawing_tells_all_parameters(name: str) -> None:
     assert sorted(named) == sorted(parameter.name for parameter in classifier.parameters)
     width, _ = image(plot).size
     assert width == 2 * 360  # of which a page shows two in each of its own
+    plot.figure.draw_without_rendering()  # the image was drawn at another density
     texts = [text.get_text() for text in plot.figure.axes[0].texts]
     room = plot.figure.bbox
     for text in plot.figure.axes[0].texts:
