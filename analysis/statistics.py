@@ -184,16 +184,7 @@ def binned_significance(
         return Significance(none, none, TOO_FEW)
     signal, background = signal.merged(bounds), background.merged(bounds)
 
-    row = bins_of(score, background.edges)
-    in_bin = row[:, np.newaxis] == np.arange(len(background.values))  # [N, B]
-    w = weight[:, np.newaxis]
-    s_terms = np.where(in_bin & is_signal[:, np.newaxis], w, 0.0)
-    b_terms = np.where(in_bin & ~is_signal[:, np.newaxis], w, 0.0)
-    exact, uncertain = [], []
-    for counts in counts_blocks:
-        s, b, variance = counts @ s_terms, counts @ b_terms, counts @ b_terms**2
-        exact.append(_combined(s, b, np.zeros_like(b)))
-        uncertain.append(_combined(s, b, variance))
+    exact, uncertain = significances(score, is_signal, weight, background.edges, counts_blocks)
     error = np.sqrt(background.variances)
     return Significance(
         value=_with_interval(asimov_significance(signal.values, background.values), exact),
@@ -205,6 +196,27 @@ def binned_significance(
     )
 
 
+def significances(
+    score: Scores, is_signal: BoolArray, weight: FloatArray, edges: FloatArray, counts_blocks: Iterable[FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """The significance in every replica, in bins as they stand; arguments as `binned_significance`.
+
+    Returns:
+        float64 [R] each: for a background known exactly, and with the statistical uncertainty of its simulation; NaN in
+        replicas with a bin without background.
+    """
+    in_bin = bins_of(score, edges)[:, np.newaxis] == np.arange(len(edges) - 1)  # [N, B]
+    w = weight[:, np.newaxis]
+    s_terms = np.where(in_bin & is_signal[:, np.newaxis], w, 0.0)
+    b_terms = np.where(in_bin & ~is_signal[:, np.newaxis], w, 0.0)
+    exact, uncertain = [np.empty(0)], [np.empty(0)]
+    for counts in counts_blocks:
+        s, b, variance = counts @ s_terms, counts @ b_terms, counts @ b_terms**2
+        exact.append(_combined(s, b, np.zeros_like(b)))
+        uncertain.append(_combined(s, b, variance))
+    return np.concatenate(exact), np.concatenate(uncertain)
+
+
 def _combined(s: FloatArray, b: FloatArray, variance: FloatArray) -> FloatArray:
     """Combine bins [R, B] into [R]; NaN in replicas with a bin without background."""
     defined = (b > 0).all(axis=1)
@@ -213,8 +225,8 @@ def _combined(s: FloatArray, b: FloatArray, variance: FloatArray) -> FloatArray:
     return result
 
 
-def _with_interval(value: float, blocks: list[FloatArray]) -> Estimate:
-    return estimate(value, np.concatenate(blocks)) if blocks else Estimate(value, None, None, "no bootstrap")
+def _with_interval(value: float, replicas: FloatArray) -> Estimate:
+    return estimate(value, replicas) if len(replicas) else Estimate(value, None, None, "no bootstrap")
 
 
 def _squared_significance(s: FloatArray, b: FloatArray, variance: FloatArray) -> FloatArray:

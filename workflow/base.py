@@ -175,10 +175,7 @@ class Task(BuiltOnce, Generic[S]):
     def modify_param_values(cls, params: dict[str, Any]) -> dict[str, Any]:
         """Make folders absolute, so that every process finds them."""
         params = super().modify_param_values(params)
-        name = str(params.get("analysis") or "")
-        if os.sep in name.rstrip(os.sep) or not (EXAMPLES / name / "analysis.yaml").is_file():
-            folder = os.path.expanduser(name)
-            params["analysis"] = os.path.abspath(folder) if os.path.isdir(folder) else name.rstrip(os.sep)
+        params["analysis"] = analysis_path(str(params.get("analysis") or ""))
         return params
 
     # What a step declares
@@ -625,6 +622,14 @@ class Workflow(Task[S], LocalWorkflow, DaskWorkflow, SlurmJobs, HTCondorJobs):
 def _shared_parameters() -> frozenset[str]:
     """Parameters of every workflow; others tell workflows of one step apart."""
     return frozenset(name for name, _ in Workflow.get_params())
+
+
+def analysis_path(name: str) -> str:
+    """The name of an example as it stands, the path of a folder made absolute."""
+    if os.sep not in name.rstrip(os.sep) and (EXAMPLES / name / "analysis.yaml").is_file():
+        return name
+    folder = os.path.expanduser(name)
+    return os.path.abspath(folder) if os.path.isdir(folder) else name.rstrip(os.sep)
 
 
 def is_branch(task: Any) -> bool:

@@ -1,5 +1,6 @@
 """The steps of the graph, one module each."""
 
+from workflow.tasks.compare import Compare
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.features import ComputeFeatures
@@ -20,6 +21,7 @@ from workflow.tasks.train import TrainFolds
 from workflow.tasks.tune import SearchHyperparameters, TrainTrials, TuneHyperparameters
 
 __all__ = [
+    "Compare",
     "ComputeFeatures",
     "EvaluateEnsemble",
     "ExportEnsemble",
