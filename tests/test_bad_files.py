@@ -19,6 +19,7 @@ import analysis.events
 from analysis.config import Data, DataSet, GeneratedSum, load_analysis
 from analysis.damage import check_file
 from analysis.errors import UserError
+from tests.test_edits import redone
 from tests.toy import ROOT, Law, ran, replace, toy, write_events
 from workflow.plan import Plan, SkippedFile
 from workflow.tasks.report import warnings_of_skipped
@@ -438,6 +439,8 @@ def test_skipping_a_file_is_never_to_have_listed_it(tmp_path: Path) -> None:
         "TrainFolds": 3,
         "ScoreEvents": 5,
     }
+    following = ("ExportEnsemble", "EvaluateEnsemble", "WriteStatistics", "PlotResults", "Report")
+    assert redone(law) == dict.fromkeys(following, 1)  # neither of the two reports is this one
 
     # Bad again: what was made without it still stands.
     corrupt(third)
