@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from workflow.tasks.train import TrainFolds
 
 
-FIRST = ("workflow", "tuning", "kill", "ending", "stacks", "export", "bad_files", "detached", "edits", "mutations")
+FIRST = (
+    *("main_jobs", "dask", "workflow", "law", "kill", "tuning", "ending", "reprocessing", "export", "bad_files"),
+    *("edits", "stacks", "detached", "slurm", "training", "replay", "mutations"),
+)
 """Test files that take longest: with `-n` they begin first, so that none is left for the end."""
 
 

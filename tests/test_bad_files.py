@@ -19,6 +19,7 @@ import analysis.events
 from analysis.config import Data, DataSet, GeneratedSum, load_analysis
 from analysis.damage import check_file
 from analysis.errors import UserError
+from tests.test_edits import redone
 from tests.toy import ROOT, Law, ran, replace, toy, write_events
 from workflow.plan import Plan, SkippedFile
 from workflow.tasks.report import warnings_of_skipped
@@ -347,9 +348,20 @@ def numbers(result: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     jsonschema.validate(summary, json.loads((ROOT / "docs" / "summary.schema.json").read_text()))
     scores = {}
     for path in sorted((result / "scores").iterdir()):
-        with uproot.open(path) as file:
-            scores[path.name] = file["scores"].arrays(library="np")
+        scores[path.name] = scores_of(path)
     return summary, scores
+
+
+def scores_of(path: Path) -> dict[str, Any]:
+    """The columns of a file of scores."""
+    with uproot.open(path) as file:
+        columns: dict[str, Any] = file["scores"].arrays(library="np")
+    return columns
+
+
+def made(law: Law, step: str = "[A-Z]*") -> set[Path]:
+    """Where the outputs of a step, or of all, are in the store: an address says what they stand on."""
+    return {path.relative_to(law.store) for path in law.store.glob(f"{step}/*/*")}
 
 
 def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
@@ -359,8 +371,14 @@ def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
     assert first == second
     assert one[1].keys() == other[1].keys()
     for name, columns in one[1].items():
-        for key, values in columns.items():
-            np.testing.assert_array_equal(values, other[1][name][key])
+        assert_equal(columns, other[1][name])
+
+
+def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Column for column."""
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name])
 
 
 def test_skipping_a_file_is_never_to_have_listed_it(tmp_path: Path) -> None:
@@ -373,7 +391,7 @@ def test_skipping_a_file_is_never_to_have_listed_it(tmp_path: Path) -> None:
     corrupt(third)
     configuration = folder / "analysis.yaml"
 
-    stopped = stopping("Report", "--analysis", law.analysis, ok=False)
+    stopped = stopping("ComputeFeatures", "--analysis", law.analysis, ok=False)
     assert stopped.returncode != 0
     assert "Traceback" not in stopped.stderr
     assert f": {third} is damaged in field 'x'" in stopped.stderr
@@ -391,19 +409,28 @@ def test_skipping_a_file_is_never_to_have_listed_it(tmp_path: Path) -> None:
     page = (law.results / "toy" / "report.html").read_text()
     assert "signal_2.root is damaged in field" in page
 
-    # The same without the file: from nothing, in a store of its own; and here, where only the report says so.
+    # The same without the file: here, where only the report says so; and from nothing, in a store of its own.
     third.unlink()
-    apart("Report", "--analysis", law.analysis)
-    without = numbers(apart.results / "toy")
-    assert without[0]["skipped"] == []
-    assert_same(skipped, without)
+    before = made(law) - made(law, "Report")
     counts = ran(law("Report", "--analysis", law.analysis))
     assert counts == {}
-    assert numbers(law.results / "toy")[0]["fingerprint"] == without[0]["fingerprint"] != skipped[0]["fingerprint"]
+    without = numbers(law.results / "toy")
+    assert without[0]["skipped"] == []
+    assert without[0]["fingerprint"] != skipped[0]["fingerprint"]
+    assert_same(skipped, without)
+    assert made(law) - made(law, "Report") == before
+    apart("WriteStatistics", "--analysis", law.analysis)
+    others = ("ExportEnsemble", "EvaluateEnsemble", "PlotResults")
+    assert made(apart) == before - {folder for step in others for folder in made(law, step)}
+    (statistics,) = made(apart, "WriteStatistics")
+    for name in ("histograms.json", "workspace.json"):
+        assert (apart.store / statistics / name).read_bytes() == (law.store / statistics / name).read_bytes()
+    for folder in made(apart, "ScoreEvents"):
+        assert_equal(*(scores_of(place.store / folder / "friend.root") for place in (apart, law)))
 
     # Mended, with the UUID and the length that it had all along: its branches alone are read, and what follows.
     third.write_bytes(good)
-    counts = ran(law("Report", "--analysis", law.analysis))
+    counts = ran(law("ScoreEvents", "--analysis", law.analysis))
     assert counts == {
         "ListInputs": 1,
         "SelectEvents": 3,
@@ -412,9 +439,8 @@ def test_skipping_a_file_is_never_to_have_listed_it(tmp_path: Path) -> None:
         "TrainFolds": 3,
         "ScoreEvents": 5,
     }
-    mended = numbers(law.results / "toy")
-    assert mended[0]["skipped"] == []
-    assert mended[0]["fingerprint"] not in (skipped[0]["fingerprint"], without[0]["fingerprint"])
+    following = ("ExportEnsemble", "EvaluateEnsemble", "WriteStatistics", "PlotResults", "Report")
+    assert redone(law) == dict.fromkeys(following, 1)  # neither of the two reports is this one
 
     # Bad again: what was made without it still stands.
     corrupt(third)

@@ -33,8 +33,20 @@ def _wait():
 @pytest.fixture
 def held(law: Law) -> Iterator[Law]:
     """The toy analysis with a feature that waits for the file `go`; what runs detached ends with the test."""
+    yield from hold(law, "    return _scale")
+
+
+@pytest.fixture
+def held_late(law: Law) -> Iterator[Law]:
+    """The same with a spectator, on which nothing stands but plots and report."""
+    replace(law.home / "toy" / "analysis.yaml", "model: {hidden: [8]}", "spectators: [ratio]\nmodel: {hidden: [8]}")
+    yield from hold(law, "    return events.x / ")
+
+
+def hold(law: Law, line: str) -> Iterator[Law]:
+    """Let a line of physics.py wait; at the end kill what runs detached."""
     physics = law.home / "toy" / "physics.py"
-    replace(physics, "    return _scale", "    _wait()\n    return _scale")
+    replace(physics, line, f"    _wait()\n{line}")
     physics.write_text(WAITING.format(path=f"{law.home}/") + physics.read_text())
     yield law
     for path in (law.store / "runs").glob("*.json"):
@@ -66,7 +78,8 @@ def attached(law: Law, *arguments: str) -> subprocess.Popen[str]:
     return run
 
 
-def test_a_detached_run_outlives_its_session_and_is_found_again(held: Law) -> None:
+def test_a_detached_run_outlives_its_session_and_is_found_again(held_late: Law) -> None:
+    held = held_late
     begun = held("Report", "--analysis", held.analysis, "--detach")
     run = note(held)
     assert f"kill {run['pid']}" in begun.stderr
@@ -84,7 +97,7 @@ def test_a_detached_run_outlives_its_session_and_is_found_again(held: Law) -> No
     assert "nothing was started" in again.stderr
     assert note(held) == run
 
-    assert "function mass changed" in held("Report", "--analysis", held.analysis, "--why").stdout
+    assert 'spectators [] → ["ratio"]' in held("Report", "--analysis", held.analysis, "--why").stdout
     status = held("Report", "--analysis", held.analysis, "--print-status", "0")
     assert "reattached" not in status.stderr
 
@@ -100,7 +113,7 @@ def test_a_detached_run_outlives_its_session_and_is_found_again(held: Law) -> No
     (held.home / "go").touch()
     out, said = second.communicate()
     assert second.returncode == 0, said
-    assert "ComputeFeatures (features): " in out
+    assert "ComputeFeatures (spectators): " in out
     assert out.rstrip().endswith(f"report: {held.results / 'toy' / 'report.html'}")
     assert note(held)["code"] == 0
     until(lambda: not list((held.store / "runs").glob("*.lease")))

@@ -178,14 +178,17 @@ def test_an_edit_makes_anew_what_depends_on_it(sandbox: Law, name: str) -> None:
                 path.write_bytes(content)
     assert set(found) == steps
     assert {step: found[step] for step in branches} == branches
-    if steps:
-        assert redone(sandbox) == {}  # back to where the outputs are
+    if LIST in steps:
+        # Back to where the outputs are, though times of modification differ. What other edits left would show in the
+        # tests that follow, up to the last one, as nothing is made anew.
+        assert redone(sandbox) == {}
 
 
 def test_a_simulated_file_that_was_deleted_is_made_again_and_orphans_nothing(tmp_path: Path) -> None:
     """ROOT draws a new UUID at every write: what follows is made again under its old address."""
     law = Law(tmp_path)
-    arguments = ("SelectEvents", "--analysis", "hww", "--set", "data.simulation.scale=0.002")
+    scale = "data.simulation.scale=0.002"
+    arguments = ("SelectEvents", "--analysis", "hww", "--set", scale, "--branches", "0,1,14")
     law(*arguments)
     (first, *others) = sorted((law.store / "SimulateEvents").glob("*/*/events.root"))
     before = {path for path in law.store.rglob("*") if path.is_file()}
@@ -206,7 +209,7 @@ def test_a_simulated_file_that_was_deleted_is_made_again_and_orphans_nothing(tmp
         assert file.file.uuid != uuid
     assert {path for path in law.store.rglob("*") if path.is_file()} == before
     assert {path: path.read_bytes() for path in events} == events
-    assert len(others) == 14
+    assert len(others) == 2
 
 
 def test_files_that_change_places_show_where_their_names_count(sandbox: Law) -> None:

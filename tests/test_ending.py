@@ -248,17 +248,17 @@ def started(law: Law, *arguments: str) -> Iterator[Head]:
 
 @pytest.mark.parametrize(
     "signals",
-    [(signal.SIGTERM, signal.SIGINT, signal.SIGTERM), (signal.SIGKILL, signal.SIGKILL)],
+    [(signal.SIGTERM, signal.SIGINT), (signal.SIGKILL, signal.SIGKILL)],
     ids=["asked", "killed"],
 )
 def test_a_training_whose_head_ends_is_kept_and_goes_on(
     longer: Law, undisturbed: dict[str, bytes], signals: tuple[signal.Signals, ...]
 ) -> None:
-    """Again and again: all but the first signal meet a training that goes on; it ends with the same bits."""
+    """Twice: the second signal meets a training that goes on; it ends with the same bits."""
     law = longer
     before = networks(law)
     told = 0
-    for number, epoch in zip(signals, (2, EPOCHS // 4, EPOCHS // 2), strict=False):
+    for number, epoch in zip(signals, (2, EPOCHS // 4), strict=True):
         with started(law, *arguments(law)) as head:
             head.wait_for(epoch)
             head.process.send_signal(number)

@@ -45,19 +45,23 @@ prologue: echo variables: $(compgen -e)
 """
 ONE = ("ComputeFeatures", "--group", "features", "--branches", "0")
 """One branch, which calls `mass` of physics.py."""
+OTHERS = ("--set", "seed=9")
+"""Other networks than those that are there."""
 
 
 @pytest.fixture
 def batch(slurm: Slurm, law: Law, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Law:
-    """The toy analysis in an empty store, for jobs that find their environment by setup.sh."""
+    """The finished toy analysis, for jobs that find their environment by setup.sh."""
     assert slurm.configuration.exists()
     settings = tmp_path / "law.cfg"
     settings.write_text((ROOT / "law.cfg").read_text() + SECTIONS)
     monkeypatch.setenv("LAW_CONFIG_FILE", str(settings))
     monkeypatch.setenv("LUIGI_CONFIG_PATH", str(settings))
     monkeypatch.setenv("FROM_THE_SHELL", "1")
+    # dask waits for so long whether a lost worker comes back; by default 15 s.
+    monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "1s")
     monkeypatch.setenv("EVENTFOLD_VENV", str(linked_environment(tmp_path / "venv")))
-    return Law(law.home, Path("batch"))
+    return law
 
 
 def jobs(slurm: Slurm) -> str:
@@ -65,21 +69,16 @@ def jobs(slurm: Slurm) -> str:
     return slurm("squeue", "--noheader", "--states=PENDING,RUNNING")
 
 
-def test_the_summary_is_that_of_local_processes(batch: Law, law: Law, slurm: Slurm) -> None:
-    done = batch("Report", "--analysis", batch.analysis, *CLUSTER)
-    assert ran(done)["TrainFolds"] == 3
-    ours, theirs = (place.results / "toy" / "summary.json" for place in (batch, law))
-    assert ours.read_bytes() == theirs.read_bytes()
-    assert jobs(slurm) == ""
-    # No variable of the shell got there: all of the environment is that of setup.sh.
-    for log in (batch.store / "clusters" / "test").glob("*.out"):
-        (variables,) = re.findall("^variables: (.*)$", log.read_text(), re.MULTILINE)
-        assert "HOME" in variables.split()
-        assert not {"FROM_THE_SHELL", "LAW_CONFIG_FILE", "EVENTFOLD_VENV"} & set(variables.split())
+def numbers(place: Law) -> dict[str, bytes]:
+    """The networks, and histograms of the scores of all events, by where they are in the store."""
+    names = ("TrainFolds/*/*/network.safetensors", "WriteStatistics/*/*/histograms.json")
+    found = {str(path.relative_to(place.store)): path.read_bytes() for name in names for path in place.store.glob(name)}
+    assert len(found) == 4
+    return found
 
 
 def test_an_interrupted_run_leaves_no_job(batch: Law, slurm: Slurm) -> None:
-    head = batch.start("TrainFolds", "--analysis", batch.analysis, *CLUSTER)
+    head = batch.start("TrainFolds", "--analysis", batch.analysis, *OTHERS, *CLUSTER)
     while "RUNNING" not in slurm("squeue", "--noheader", "--format=%T"):
         assert head.poll() is None, head.communicate()
     head.send_signal(signal.SIGINT)
@@ -88,9 +87,11 @@ def test_an_interrupted_run_leaves_no_job(batch: Law, slurm: Slurm) -> None:
     assert jobs(slurm) == ""
 
 
-def test_a_fold_whose_job_is_cancelled_goes_on_elsewhere(batch: Law, law: Law, slurm: Slurm) -> None:
+def test_a_fold_whose_job_is_cancelled_goes_on_elsewhere(batch: Law, slurm: Slurm) -> None:
     longer = ("--set", "training.epochs=400", "--set", "training.patience=null")
-    law("TrainFolds", "--analysis", law.analysis, *longer)
+    local = Law(batch.home, Path("local"))
+    shutil.copytree(batch.store, local.store, symlinks=True)
+    local("TrainFolds", "--analysis", batch.analysis, *longer)
     head = batch.start("TrainFolds", "--analysis", batch.analysis, *longer, "--checkpoint", "0.5", *CLUSTER)
     while not list(batch.store.glob("TrainFolds/*/*/.checkpoint")):
         assert head.poll() is None, head.communicate()
@@ -100,10 +101,12 @@ def test_a_fold_whose_job_is_cancelled_goes_on_elsewhere(batch: Law, law: Law, s
     _, said = head.communicate()
     assert head.returncode == 0, said
     assert "goes on in epoch" in said
-    networks = {path.parent.name: path.read_bytes() for path in law.store.glob("TrainFolds/*/*/network.safetensors")}
-    found = {path.parent.name: path.read_bytes() for path in batch.store.glob("TrainFolds/*/*/network.safetensors")}
-    assert len(found) == 3
-    assert found.items() <= networks.items()
+    ours, theirs = (
+        {path.parent.name: path.read_bytes() for path in place.store.glob("TrainFolds/*/*/network.safetensors")}
+        for place in (batch, local)
+    )
+    assert len(ours) == 6
+    assert ours == theirs
 
 
 def test_a_branch_whose_job_has_no_walltime_left_runs_elsewhere(batch: Law, slurm: Slurm) -> None:
@@ -147,8 +150,7 @@ def test_want_of_memory_is_met_up_to_a_limit(batch: Law, slurm: Slurm) -> None:
 
 
 def test_jobs_that_end_before_their_worker_is_there_end_the_run(batch: Law, slurm: Slurm) -> None:
-    asked = ("TrainFolds", "--analysis", batch.analysis, "--workflow", "dask", "--cluster", "broken")
-    done = batch(*asked, ok=False)
+    done = batch("TrainFolds", "--analysis", batch.analysis, *OTHERS, *CLUSTER[:3], "broken", ok=False)
     assert done.stderr.count("error: ") == 1
     assert "error: --cluster broken: job " in done.stderr
     assert "ended before its worker had reached this run. Its log, " in done.stderr
@@ -156,22 +158,33 @@ def test_jobs_that_end_before_their_worker_is_there_end_the_run(batch: Law, slur
     assert jobs(slurm) == ""
 
 
-def test_two_runs_at_once_keep_apart(batch: Law, law: Law, slurm: Slurm) -> None:
+def test_two_runs_at_once_keep_apart_and_make_what_local_processes_make(batch: Law, slurm: Slurm) -> None:
     """As of two users: each has a store, a scheduler, certificates and jobs of its own."""
-    places = [batch, Law(batch.home, Path("other"))]
-    heads = [place.start("Report", "--analysis", batch.analysis, *CLUSTER) for place in places]
+    places = [Law(batch.home, Path(name)) for name in ("one", "other")]
+    asked = ("--analysis", batch.analysis, *CLUSTER)
+    heads = [place.start(step, *asked) for step, place in zip(("Report", "WriteStatistics"), places, strict=True)]
     for head in heads:
         out, said = head.communicate()
         assert head.returncode == 0, said
         assert ran(subprocess.CompletedProcess([], 0, out, said))["TrainFolds"] == 3
-    assert len({(place.results / "toy" / "summary.json").read_bytes() for place in (*places, law)}) == 1
+    ours, theirs = (place.results / "toy" / "summary.json" for place in (places[0], batch))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert numbers(places[0]) == numbers(places[1]) == numbers(batch)
     assert jobs(slurm) == ""
+    # No variable of the shell got there: all of the environment is that of setup.sh.
+    for place in places:
+        logs = [log.read_text() for log in (place.store / "clusters" / "test").glob("*.out")]
+        assert logs
+        for log in logs:
+            (variables,) = re.findall("^variables: (.*)$", log, re.MULTILINE)
+            assert "HOME" in variables.split()
+            assert not {"FROM_THE_SHELL", "LAW_CONFIG_FILE", "EVENTFOLD_VENV"} & set(variables.split())
 
 
 TRAVELLER = """
     with open({path!r}, "a") as trace:
         print(__file__, *(m.__file__ for n, m in sys.modules.items() if n.startswith(ROOMS)), file=trace)
-    return SHIFT + _scale"""
+    return FACTOR * _scale"""
 
 
 @pytest.fixture
@@ -188,10 +201,10 @@ def tree(law: Law, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         subprocess.run(["git", *author, *command], cwd=project, check=True)
     with (project / "law.cfg").open("a") as settings:
         settings.write(f"{SECTIONS}ship_code: true\npoll: 1\n")
-    (project / "analysis" / "shift.py").write_text("SHIFT = 5.0\n")
+    (project / "analysis" / "factor.py").write_text("FACTOR = 5.0\n")
     physics = law.home / "toy" / "physics.py"
     replace(physics, "\n    return _scale", TRAVELLER.format(path=str(law.home / "trace.txt")))
-    rooms = "import sys\nfrom analysis.shift import SHIFT\nROOMS = ('analysis.', 'models.', 'workflow.')\n"
+    rooms = "import sys\nfrom analysis.factor import FACTOR\nROOMS = ('analysis.', 'models.', 'workflow.')\n"
     physics.write_text(rooms + physics.read_text())
     # Jobs start in the folder of the command: what lies there is not the project.
     (law.home / "workflow").mkdir()
@@ -202,22 +215,39 @@ def tree(law: Law, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return project
 
 
-@pytest.mark.parametrize("workflow", ["dask", "slurm"])
-def test_code_that_nodes_do_not_see_travels(tree: Path, law: Law, workflow: str) -> None:
-    """The environment too: it is made in the store, here put there beforehand."""
+def test_code_that_nodes_do_not_see_travels(tree: Path, law: Law) -> None:
+    """With dask and in law's own jobs."""
     here = Law(law.home, Path("here"), tree)
-    here("Report", "--analysis", law.analysis)
+    here("WriteStatistics", "--analysis", law.analysis)
     trace = law.home / "trace.txt"
     found = set(trace.read_text().split())
-    assert {f"{law.analysis}/physics.py", f"{tree}/workflow/base.py", f"{tree}/analysis/shift.py"} <= found
-    trace.unlink()
+    assert {f"{law.analysis}/physics.py", f"{tree}/workflow/base.py", f"{tree}/analysis/factor.py"} <= found
+    assert set(numbers(here).values()).isdisjoint(numbers(law).values())
 
-    there = Law(law.home, Path("there"), tree)
+    for workflow in ("dask", "slurm"):
+        trace.unlink()
+        there = Law(law.home, Path(workflow), tree)
+        run_without_the_tree(there, workflow)
+        (copy,) = (path for path in (there.store / "clusters" / "code").iterdir() if path.name[0] != ".")
+        found = set(trace.read_text().split())
+        assert {f"{copy}/analysis/toy/physics.py", f"{copy}/project/workflow/base.py"} <= found
+        assert [path for path in found if not path.startswith(f"{copy}/")] == []
+        assert numbers(here) == numbers(there)
+        records = [json.loads(path.read_text()) for path in there.store.glob("*/*/*/provenance*.json")]
+        assert len({json.dumps(record["code"]) for record in records}) == 1
+        assert records[0]["code"]["dirty"]
+        assert json.loads((there.store / "names" / "toy.json").read_text()) == {"folder": law.analysis}
+
+
+def run_without_the_tree(there: Law, workflow: str) -> None:
+    """Run where jobs make their environment in the store too; it is put there beforehand."""
+    tree = there.project
+    assert tree is not None
     packages = (tree / "requirements.lock").read_text(), ""
     environments = there.store / "clusters" / "environments"
     environments.mkdir(parents=True)
     linked_environment(environments / fingerprint({"packages": packages}))
-    head = there.start("Report", "--analysis", law.analysis, "--workflow", workflow, "--cluster", "test")
+    head = there.start("WriteStatistics", "--analysis", there.analysis, "--workflow", workflow, "--cluster", "test")
     try:
         out, said = head.communicate(timeout=240)
     except subprocess.TimeoutExpired:  # jobs that can't import what they run are replaced for ever
@@ -225,15 +255,3 @@ def test_code_that_nodes_do_not_see_travels(tree: Path, law: Law, workflow: str)
         raise
     assert head.returncode == 0, said
     assert ran(subprocess.CompletedProcess([], 0, out, said))["TrainFolds"] == 3
-    (copy,) = (path for path in (there.store / "clusters" / "code").iterdir() if path.name[0] != ".")
-    found = set(trace.read_text().split())
-    assert {f"{copy}/analysis/toy/physics.py", f"{copy}/project/workflow/base.py"} <= found
-    assert [path for path in found if not path.startswith(f"{copy}/")] == []
-
-    ours, theirs, without = (place.results / "toy" / "summary.json" for place in (here, there, law))
-    assert ours.read_bytes() == theirs.read_bytes()
-    assert ours.read_bytes() != without.read_bytes()
-    records = [json.loads(path.read_text()) for path in there.store.glob("*/*/*/provenance*.json")]
-    assert len({json.dumps(record["code"]) for record in records}) == 1
-    assert records[0]["code"]["dirty"]
-    assert json.loads((there.store / "names" / "toy.json").read_text()) == {"folder": law.analysis}
