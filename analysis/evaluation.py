@@ -238,7 +238,7 @@ def judge(
         "signal": scored.signal,
         "features": [name for name in settings.features if name not in dropped],
         "dropped_features": list(dropped),
-        "yields": _yields(table, scales, scored.classes),
+        "yields": _yields(table, scales, scored.classes, scored.collision),
         "missing": _missing(table, scored.collision, settings.features),
         "metrics": {
             "test": merit(test, events.ensemble),
@@ -359,7 +359,7 @@ def _is_data(table: EventTable, collision: Sequence[str]) -> npt.NDArray[np.bool
     return np.isin(table.process, [i for i, name in enumerate(table.processes) if name in collision])
 
 
-def _yields(table: EventTable, scales: Scales, classes: Sequence[str]) -> dict[str, Any]:
+def _yields(table: EventTable, scales: Scales, classes: Sequence[str], collision: Sequence[str]) -> dict[str, Any]:
     result = {}
     for i, name in enumerate(table.processes):
         rows = table.process == i
@@ -373,8 +373,21 @@ def _yields(table: EventTable, scales: Scales, classes: Sequence[str]) -> dict[s
             "effective": effective_number(weight),
             "test_entries": int(np.sum(rows & table.is_test)),
             "test_scale": scales.test[name],
+            "test_closure": None if name in collision else _closure(weight, table.is_test[rows], scales.test[name]),
         }
     return result
+
+
+def _closure(weight: npt.NDArray[np.float64], is_test: npt.NDArray[np.bool_], scale: float | None) -> float | None:
+    """How far selected test events, scaled to all, are from all selected events: (s Y_test − Y) / σ.
+
+    The difference is Σ_test (s − 1) w − Σ_rest w, the two sums independent of each other; None where none is defined.
+    """
+    if scale is None:
+        return None
+    own = np.where(is_test, (scale - 1) * weight, -weight)
+    error = float(np.sqrt(np.sum(own**2)))
+    return float(own.sum()) / error if error > 0 else None
 
 
 def _missing(table: EventTable, collision: Sequence[str], features: Mapping[str, str]) -> dict[str, float]:

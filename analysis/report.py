@@ -22,6 +22,9 @@ from analysis.selection import Cutflow
 WIDTH = 100
 """Columns of the terminal table."""
 
+CLOSURE = 4.0
+"""Standard deviations from which on test events that do not stand for their process are warned of."""
+
 SECTIONS = {
     "performance": "Performance",
     "scores": "Scores and spectators",
@@ -136,6 +139,12 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     if dropped:
         names = ", ".join(dropped)
         result.append(f"Features that no selected event has, dropped before training: {names}.")
+    for name, entry in summary["yields"].items():
+        if abs(entry["test_closure"] or 0.0) > CLOSURE:
+            result.append(
+                f"Selected test events of {name}, scaled to all, are {abs(entry['test_closure']):.1f} standard "
+                "deviations away from all selected events: they may not stand for the process."
+            )
     if summary["expectation"]["reason"]:
         result.append(f"No expected limit is given: {summary['expectation']['reason'].rstrip('.')}.")
     if summary["significance"]["value"] is None:
@@ -205,6 +214,7 @@ class _Yield:
     effective: str
     test_entries: str
     test_scale: str
+    closure: str
 
     @staticmethod
     def of(name: str, entry: Mapping[str, Any]) -> _Yield:
@@ -220,6 +230,7 @@ class _Yield:
             effective=_effective(entry["effective"]),
             test_entries="–" if collision else _count(entry["test_entries"]),
             test_scale="–" if collision else _number(entry["test_scale"]),
+            closure="–" if entry["test_closure"] is None else f"{entry['test_closure']:+.1f}".replace("-", "−"),
         )
 
 

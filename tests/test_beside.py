@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from analysis.errors import UserError
 from tests.toy import Law
 from workflow.store import results_folder
-from workflow.tasks import PruneFeatures, PruneNetworks, RankFeatures, TrainFolds
+from workflow.tasks import PlotResults, PruneFeatures, PruneNetworks, RankFeatures, TrainFolds
 from workflow.tasks.rank import METHODS
 
 
@@ -105,3 +106,14 @@ def test_mistakes_are_told(here: Law) -> None:
         _ = TrainFolds(
             analysis=here.analysis, set=("training.pruning=structured", "training.pruning_share=0.9"), branch=0
         ).settings
+
+
+def test_plots_are_shown_by_their_paths(here: Law, capsys: pytest.CaptureFixture[str]) -> None:
+    PlotResults(analysis=here.analysis, show=True).conclude()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 10
+    for line in lines:
+        path, _, title = line.partition("  ")
+        assert path.endswith(".pdf")
+        assert Path(path).read_bytes().startswith(b"%PDF")
+        assert title

@@ -164,7 +164,7 @@ def summary() -> dict[str, Any]:
     auc = {"weighted": estimate, "unweighted": estimate}
     process = {"class": "higgs", "entries": 3, "yield": 692.0, "uncertainty": 12.0, "effective": 2.5}
     significance = {**estimate, "with_simulation_uncertainty": estimate, "reason": None, "bins": 3}
-    yields = {"htautau": {**process, "test_entries": 1, "test_scale": 4.0}}
+    yields = {"htautau": {**process, "test_entries": 1, "test_scale": 4.0, "test_closure": 0.3}}
     jsonschema.validate(auc, {"$defs": SCHEMA["$defs"], "$ref": "#/$defs/auc"})
     jsonschema.validate(yields, {"$defs": SCHEMA["$defs"], **SCHEMA["properties"]["yields"]})
     jsonschema.validate(significance, {"$defs": SCHEMA["$defs"], **SCHEMA["properties"]["significance"]})

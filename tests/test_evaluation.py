@@ -117,6 +117,7 @@ def test_summary_has_no_nan(toy_table: ToyTable) -> None:
         "effective": 0.0,
         "test_entries": 0,
         "test_scale": 1.0,
+        "test_closure": None,
     }
     assert found["missing"] == {"event": 0.0, "lepton2": 1.0}
     assert found["categories"]["one"]["auc"]["weighted"]["value"] is None
@@ -135,6 +136,26 @@ def test_yields_and_missing_objects(events: ScoredEvents, summary: dict[str, Any
         assert found["test_entries"] == np.sum(table.is_test & (table.process == i))
     share = float(np.ma.getmaskarray(table.columns["pt2"]).mean())
     assert summary["missing"] == {"event": 0.0, "lepton2": pytest.approx(share)}
+
+
+def test_yields_close(toy_table: ToyTable) -> None:
+    """Test events drawn at random close within errors, in units of their spread; a part that is chosen does not."""
+    table = toy_table(6000)
+    found = []
+    for seed in range(60):
+        chosen = np.random.default_rng(seed).random(len(table)) < 0.25
+        weight = {p: table.weight[table.process == i] for i, p in enumerate(table.processes)}
+        test = {p: chosen[table.process == i] for i, p in enumerate(table.processes)}
+        # Before a selection that keeps events at random, so that the closure is not exact.
+        scale = {p: float(np.abs(w).sum() / np.abs(w)[test[p]].sum()) for p, w in weight.items()}
+        kept = np.random.default_rng(1000 + seed).random(len(table)) < 0.5
+        part = replace(table, is_test=chosen).take(kept)
+        yields = judge(scored(part), Scales(scale, scale), SCORES, replace(SETTINGS, replicas=1), [])["yields"]
+        found += [yields[name]["test_closure"] for name in ("top", "higgs")]
+    assert abs(np.mean(found)) < 0.35
+    assert 0.7 < np.std(found) < 1.3
+    # Of a quarter of the events, twice the sum is half of all: factors that do not belong to these events show.
+    assert judge(scored(table), SCALES, SCORES, SETTINGS, [])["yields"]["higgs"]["test_closure"] < -3
 
 
 def test_categories(events: ScoredEvents, summary: dict[str, Any]) -> None:

@@ -61,6 +61,7 @@ def made_up() -> dict[str, Any]:
             "effective": (total / error) ** 2,
             "test_entries": entries // 4,
             "test_scale": 4.012,
+            "test_closure": -0.74,
         }
 
     return {
@@ -254,7 +255,7 @@ class TestPage:
 
     def test_collision_data_are_a_number_without_error_or_test_columns(self, summary: dict[str, Any]) -> None:
         counted = {"class": None, "entries": 4451, "yield": 4451.0, "uncertainty": 66.7, "effective": 4451.0}
-        summary["yields"]["data"] = counted | {"test_entries": 1173, "test_scale": 1.0}
+        summary["yields"]["data"] = counted | {"test_entries": 1173, "test_scale": 1.0, "test_closure": None}
         assert "data – 4,451 4,451 4,451 – –" in Page(render(content(summary))).text
         assert re.search(r"data +– +4,451 +4,451 +4,451 +–$", table(summary), re.MULTILINE)
         summary["yields"]["data"]["test_scale"] = 4.0  # simulation with unit weights

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import luigi
 
 from analysis.config import Configuration
 from models.settings import Combination
@@ -43,6 +46,22 @@ class PlotResults(Task[PlotSlice]):
 
     exclude_index = False
     libraries = ("numpy",)
+
+    show = luigi.BoolParameter(
+        default=False,
+        significant=False,
+        description="print the path of every plot; default: False",
+    )
+
+    def conclude(self) -> None:
+        """Say where the plots are, one by one if asked."""
+        if not self.show:
+            super().conclude()
+            return
+        folder = self.path("plots")
+        for plot in read_json(folder / "index.json"):
+            sys.stdout.write(f"{folder / plot['name']}.pdf  {plot['title']}\n")
+        sys.stdout.flush()
 
     def requires(self) -> Any:
         return {
