@@ -467,22 +467,16 @@ class Configuration(Section):
         return tuple(labels.get(name) for name in self.class_names) if labels else ()
 
     @property
-    def judged_truth(self) -> tuple[str, ...]:
-        """What evaluation needs of simulated events beside their features: targets and named spectators."""
-        return tuple(dict.fromkeys([*(t.function for t in self.targets.values()), *self.training.decorrelation]))
-
-    @property
-    def training_truth(self) -> tuple[str, ...]:
-        """What training needs of simulated events beside their features: functions, each once."""
-        functions = [target.function for target in self.targets.values()]
-        soft = [name for name in self.soft_labels if name is not None]
-        flattened = [name for name in self.training.flatten if name in self.spectators]
-        return tuple(dict.fromkeys([*functions, *soft, *self.training.decorrelated, *flattened]))
+    def target_functions(self) -> tuple[str, ...]:
+        """Functions of the regression targets, each once."""
+        return tuple(dict.fromkeys(target.function for target in self.targets.values()))
 
     @property
     def truth(self) -> tuple[str, ...]:
-        """All of both."""
-        return tuple(dict.fromkeys([*self.training_truth, *self.judged_truth]))
+        """What training needs of simulated events beside their features: functions, each once."""
+        soft = [name for name in self.soft_labels if name is not None]
+        flattened = [name for name in self.training.flatten if name in self.spectators]
+        return tuple(dict.fromkeys([*self.target_functions, *soft, *self.training.decorrelated, *flattened]))
 
     @model_validator(mode="after")
     def _objects_fit(self) -> Configuration:

@@ -59,7 +59,7 @@ class EvaluationSettings:
         seed: Seed of the bootstrap.
         balanced: Whether networks are trained with all classes as equally frequent.
         targets: The regression targets.
-        decorrelation: Spectators whose correlation with the score is given, and the strength of the penalty on it.
+        spectators: Whose correlation with the score is given, and the strength of the training's penalty on it.
     """
 
     features: Mapping[str, str]
@@ -69,7 +69,7 @@ class EvaluationSettings:
     seed: int
     balanced: bool = True
     targets: Mapping[str, Regressed] = field(default_factory=dict)
-    decorrelation: Mapping[str, float] = field(default_factory=dict)
+    spectators: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def judge(
         },
         "significance": _significance(events, weight, scored, settings),
         **_targets(events, weight, settings),
-        **_decorrelation(events, weight, scored, settings),
+        **_spectators(events, weight, scored, settings),
     }
 
 
@@ -303,16 +303,16 @@ def _targets(events: ScoredEvents, weight: npt.NDArray[np.float64], settings: Ev
     return {"targets": result}
 
 
-def _decorrelation(
+def _spectators(
     events: ScoredEvents, weight: npt.NDArray[np.float64], scored: ScoreSettings, settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """What the signal score still knows of named spectators, over background events; nothing without any."""
-    if not settings.decorrelation:
+    """What the signal score knows of spectators, over background events; nothing without any."""
+    if not settings.spectators:
         return {}
     table, signal = events.table, scored.classes.index(scored.signal)
     background = (table.label >= 0) & (table.label != signal)
     result = {}
-    for name, strength in settings.decorrelation.items():
+    for name, strength in settings.spectators.items():
         there = background & ~np.ma.getmaskarray(table.columns[name])
         values = np.ma.getdata(table.columns[name]).astype(np.float64)
         parts = {
@@ -323,7 +323,7 @@ def _decorrelation(
             )
         }
         result[name] = {"strength": strength, **parts}
-    return {"decorrelation": result}
+    return {"spectators": result}
 
 
 def _patterns(

@@ -6,7 +6,7 @@ uncertainty of the simulation in each bin. Definitions and sources: docs/metrics
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -213,7 +213,9 @@ def expectation(workspace: Mapping[str, Any]) -> dict[str, Any]:
         workspace: For pyhf, with the parameter of interest `mu`.
 
     Returns:
-        ``significance``, and ``limit``: a value for each of `BANDS`; both are None where there is a ``reason``.
+        ``significance``, and ``limit``: a value for each of `BANDS`, None where no signal strength is excluded; and a
+        ``reason`` where there is no median limit. Where the signal expects no events, or a fit does not converge, both
+        are None.
     """
     import pyhf
 
@@ -224,9 +226,11 @@ def expectation(workspace: Mapping[str, Any]) -> dict[str, Any]:
     if not rough > 0:
         return {"significance": None, "limit": None, "reason": "the signal has no expected events"}
     bounds = model.config.suggested_bounds()
-    bounds[model.config.poi_index] = (0.0, max(10.0, 100.0 / rough))
+    bounds[model.config.poi_index] = (0.0, max(10.0, 200.0 / rough))
     try:
-        return {**_fitted(model, signal, background, bounds, rough), "reason": None}
+        found = _fitted(model, signal, background, bounds, rough)
+        reason = None if found["limit"]["median"] else "within its uncertainties the model excludes no signal strength"
+        return {**found, "reason": reason}
     except pyhf.exceptions.FailedMinimization:
         return {"significance": None, "limit": None, "reason": "a fit of the likelihood model does not converge"}
 
@@ -234,7 +238,6 @@ def expectation(workspace: Mapping[str, Any]) -> dict[str, Any]:
 def _fitted(model: Any, signal: Any, background: Any, bounds: Any, rough: float) -> dict[str, Any]:
     """Significance and limits from fits to Asimov data with and without signal; `rough` is about the significance."""
     from pyhf.infer.test_statistics import q0, qmu_tilde
-    from scipy.optimize import root_scalar
     from scipy.stats import norm
 
     others = model.config.suggested_init(), bounds, model.config.suggested_fixed()
@@ -243,14 +246,24 @@ def _fitted(model: Any, signal: Any, background: Any, bounds: Any, rough: float)
     def root_of_q(strength: float) -> float:
         return float(np.sqrt(max(float(qmu_tilde(strength, background, model, *others)), 0.0)))
 
-    limits = {}
+    limits: dict[str, float | None] = {}
     for name, deviations in BANDS.items():
         target = deviations + norm.ppf(1 - (1 - LEVEL) * norm.cdf(deviations))
-        first = target / rough  # as if the root of q rose in proportion to mu, which it nearly does
-        second = first * target / max(root_of_q(first), 0.1 * target)
-        found = root_scalar(lambda mu, t=target: root_of_q(mu) - t, x0=first, x1=second, method="secant", rtol=1e-3)
-        limits[name] = float(found.root)
+        # As if the root of q rose in proportion to mu, which it does as long as the signal's own uncertainty is small.
+        limits[name] = _crossing(root_of_q, target, target / rough, bounds[model.config.poi_index][1] / 2)
     return {"significance": float(np.sqrt(max(float(q0(0.0, signal, model, *others)), 0.0))), "limit": limits}
+
+
+def _crossing(rising: Callable[[float], float], target: float, start: float, largest: float) -> float | None:
+    """Where a function that rises from 0 at 0 meets a target; None where it does not, up to twice the largest value."""
+    from scipy.optimize import brentq
+
+    below, above = 0.0, start
+    while rising(above) < target:
+        if above > largest:
+            return None
+        below, above = above, 2 * above
+    return float(brentq(lambda value: (rising(value) if value else 0.0) - target, below, above, rtol=1e-3))
 
 
 def _asimov(model: Any, strength: float) -> Any:

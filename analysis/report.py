@@ -109,7 +109,7 @@ def render(content: ReportContent) -> str:
     return pages.get_template("report.html.j2").render(
         title=content.title or content.name,
         name=content.name,
-        summary={"targets": {}, "decorrelation": {}} | dict(summary),
+        summary={"targets": {}, "spectators": {}} | dict(summary),
         samples=_samples(summary),
         test=metrics["test"],
         limit=_limit(summary["expectation"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,19 @@ def test_the_expected_limit_is_that_of_pyhf(scale: float) -> None:
     from scipy.stats import norm
 
     assert found["significance"] == pytest.approx(norm.isf(float(p_value)), rel=1e-3)
+
+
+def test_an_uncertain_signal_excludes_no_strength() -> None:
+    """A signal known to 50% only: however strong it is, its absence is two standard deviations at most."""
+    signal = Histogram(np.linspace(0, 1, 3), np.array([2.0, 6.0]), np.array([1.0, 9.0]), np.ones(2, dtype=np.int64))
+    found = expectation(Likelihood.of({"higgs": signal, "top": template([40.0, 9.0], 2.0)}, ["higgs"]).workspace())
+    assert found["limit"]["low_95"] > 0
+    assert found["limit"]["high_95"] is None
+    assert found["significance"] > 0
+    worse = replace(signal, variances=16 * signal.variances)
+    found = expectation(Likelihood.of({"higgs": worse, "top": template([40.0, 9.0], 2.0)}, ["higgs"]).workspace())
+    assert found["limit"]["median"] is None
+    assert found["reason"] == "within its uncertainties the model excludes no signal strength"
 
 
 def test_a_signal_without_events_expects_nothing() -> None:

@@ -54,7 +54,7 @@ READERS: dict[str, set[str]] = {
     "selection.training_cuts": {SELECT},
     "selection.categories.*": {SELECT},
     "features.*": {FEATURES, FOLDS, EVALUATE, PLOT},
-    "spectators": {SPECTATORS, PLOT},
+    "spectators": {SPECTATORS, EVALUATE, PLOT},
     "weights.luminosity": {FOLDS, *SCORED},
     "weights.generator": {SELECT},
     "weights.factors": {FACTORS, FOLDS, *SCORED},

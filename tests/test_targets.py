@@ -62,10 +62,9 @@ class TestConfiguration:
             "transverse_mass_q84",
             "missing_momentum",
         )
-        assert config.training_truth == ("true_dilepton_mt", "true_met")
-        assert config.truth == (*config.training_truth, "lepton1_phi")
+        assert config.truth == ("true_dilepton_mt", "true_met")
         flat = self.load("training.flatten=[lepton1_phi, met]").config
-        assert flat.training_truth == (*config.training_truth, "lepton1_phi")
+        assert flat.truth == (*config.truth, "lepton1_phi")
         soft = self.load("classes.soft_labels={diboson: true_met}").config.soft_labels
         assert soft == (None, "true_met")
 
@@ -220,7 +219,7 @@ class TestFigures:
         random = np.random.default_rng(3)
         predicted = {kind: random.normal(0, 1, (len(table), 4)).astype(np.float32) for kind in ("routed", "ensemble")}
         events = replace(events, predicted=predicted)
-        settings = replace(EVALUATION, targets=targets, decorrelation={"true_mass": 0.5})
+        settings = replace(EVALUATION, targets=targets, spectators={"true_mass": 0.5})
         found = judge(events, SCALES, SCORES, settings, [])
         weight = table.weight * SCALES.per_event(table)
         has = (table.label >= 0) & ~np.ma.getmaskarray(table.columns["true_mass"])
@@ -233,7 +232,7 @@ class TestFigures:
             assert figures["events"] == rows.sum()
             assert figures["bias"]["value"] == pytest.approx(np.average(rest, weights=weight[rows]), rel=1e-5)
             background = rows & (table.label == 0)
-            assert found["decorrelation"]["true_mass"][part]["events"] == background.sum()
+            assert found["spectators"]["true_mass"][part]["events"] == background.sum()
         json.dumps(found, allow_nan=False)
         assert "targets" not in judge(scored(table), SCALES, SCORES, EVALUATION, [])
 
@@ -290,7 +289,7 @@ def test_an_analysis_with_everything(law: Law) -> None:
     (results,) = law.results.glob("toy@*")
     summary: dict[str, Any] = json.loads((results / "summary.json").read_text())
     assert summary["targets"]["energy"]["outputs"] == ["energy_q16", "energy_q50", "energy_q84"]
-    assert summary["decorrelation"]["ratio"]["strength"] == 0.5
+    assert summary["spectators"]["ratio"]["strength"] == 0.5
     assert summary["prior"].endswith("each process flat in ratio and pt1")
     assert summary["onnx"]["largest_difference"] < 1e-5
     spread = summary["targets"]["energy"]["test"]["spread"]["value"]
@@ -301,4 +300,4 @@ def test_an_analysis_with_everything(law: Law) -> None:
     assert np.isfinite(found[tree["selected"]]).all()
     assert (tree["energy_q84_routed"] >= tree["energy_q16_routed"])[tree["selected"]].all()
     page = (results / "report.html").read_text()
-    assert all(text in page for text in ('id="targets"', 'id="decorrelation"', "plot-regression_energy"))
+    assert all(text in page for text in ('id="targets"', 'id="spectators"', "plot-regression_energy"))

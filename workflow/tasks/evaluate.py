@@ -68,7 +68,7 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
 
     def requires(self) -> Any:
         return {
-            **require_scored(self, ("features", "factors", "truth")),
+            **require_scored(self, ("features", "factors", "spectators", "truth")),
             "pool": PrepareFolds.req(self),
             "export": ExportEnsemble.req(self),
             **({"networks": TrainFolds.req(self, branches=())} if refined(self.plan.config) else {}),
@@ -85,9 +85,10 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
             seed=config.seed,
             balanced=config.training.balance != "none",
             targets=regressed(config),
-            decorrelation=dict(config.training.decorrelation),
+            spectators={name: config.training.decorrelation.get(name, 0.0) for name in config.spectators},
         )
-        scored = ScoredSlice.of(config, config.feature_names, config.judged_truth)
+        columns = (*config.feature_names, *config.spectators)
+        scored = ScoredSlice.of(config, columns, config.target_functions)
         return EvaluateSlice(scored, evaluation, refined(config))
 
     def files(self) -> Sequence[str]:

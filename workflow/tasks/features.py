@@ -17,11 +17,8 @@ from workflow.tasks.branches import ChunkWorkflow
 from workflow.tasks.inputs import require_file, workflow_requires_files
 from workflow.tasks.select import Layout, SelectEvents, source_of
 
-GROUPS = ("features", "factors", "spectators", "truth", "training_truth")
-"""`truth` is what only simulated events of classes have: regression targets, soft labels, spectators of the training.
-
-Training needs a part of what evaluation does; what that alone needs changes no network.
-"""
+GROUPS = ("features", "factors", "spectators", "truth")
+"""`truth` is what training needs of simulated events: regression targets, soft labels, spectators that it looks at."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +147,4 @@ def names_of(config: Configuration, group: str) -> tuple[str, ...]:
     """Functions of a group."""
     if group == "features":
         return config.feature_names
-    if group in ("truth", "training_truth"):
-        return config.truth if group == "truth" else config.training_truth
-    return config.weights.factors if group == "factors" else config.spectators
+    return {"factors": config.weights.factors, "spectators": config.spectators, "truth": config.truth}[group]

@@ -29,7 +29,7 @@ class PrepareFolds(Task[FoldsSlice]):
     exclude_index = False
 
     def requires(self) -> Any:
-        return require_events(self, self.plan.config.training_datasets(), ("features", "factors", "training_truth"))
+        return require_events(self, self.plan.config.training_datasets(), ("features", "factors", "truth"))
 
     def slice(self, config: Configuration) -> FoldsSlice:
         from analysis.pool import PoolSettings
@@ -37,7 +37,7 @@ class PrepareFolds(Task[FoldsSlice]):
 
         processes = [p for p in config.processes if config.class_of(p) >= 0]
         pool = PoolSettings(
-            table=TableSettings.of(config, processes, config.feature_names, config.training_truth),
+            table=TableSettings.of(config, processes, config.feature_names, config.truth),
             objects=config.feature_objects,
             classes=config.class_names,
             count=config.folds.count,

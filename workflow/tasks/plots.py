@@ -75,7 +75,7 @@ class PlotResults(Task[PlotSlice]):
             scored=ScoredSlice.of(
                 config,
                 (*config.feature_names, *config.spectators),
-                tuple(target.function for target in config.targets.values()),
+                config.target_functions,
             ),
             targets=regressed(config),
             combination=config.training.combination,

@@ -56,7 +56,7 @@ def require_events(task: Task[Any], datasets: Sequence[str], groups: Sequence[st
         trained = set(plan.chunks_of(d for d in datasets if d in plan.config.training_datasets()))
         truth = [chunk for chunk in simulated if chunk in trained]
         for group in groups:
-            own = truth if group.endswith("truth") else simulated if group == "factors" else chunks
+            own = truth if group == "truth" else simulated if group == "factors" else chunks
             if own and names_of(plan.config, group):
                 part = branches_of(own, len(plan.chunks))
                 requirements[group] = ComputeFeatures.req(task, branch=-1, group=group, **part)
