@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import cache
-from itertools import takewhile
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -203,17 +202,17 @@ class _Step:
         self.fitting = 1
         self._profile, self._hear, self._losses = profile, hear, Losses()
         self._short: set[int] = set()  # groups whose workers have little memory left
-        self._done: set[int] = set()
+        self._begun: set[int] = set()
 
     def heard(self, event: tuple[float, Any]) -> None:
         """Note what a worker says, or pass it on."""
         message = Message(*event[1])
-        if message.kind == "done":
-            self._done.add(message.group)
-        elif message.kind == "memory":
+        if message.kind == "memory":
             (self._short.add if message.text else self._short.discard)(message.group)
-        else:
-            self._hear(message)
+            return
+        if message.kind == "started":
+            self._begun.add(message.group)
+        self._hear(message)
 
     def results(self, future: Future[Any], bundle: Sequence[Group]) -> tuple[list[Ended], list[Group]]:
         """What groups have come to that were sent together, and which of them are to run again.
@@ -241,11 +240,10 @@ class _Step:
         return [(group, failure) for group, failure in pairs if group not in starved], list(bundle[len(failures) :])
 
     def _after_loss(self, bundle: Sequence[Group], error: KilledWorker) -> tuple[list[Ended], list[Group]]:
-        """They run in turn: the first one that is not done was lost, and those after it had not begun."""
-        count = len(list(takewhile(lambda group: group.number in self._done, bundle)))
+        """They run in turn: the last one that had begun was lost, those before it are done."""
+        count = max((place for place, group in enumerate(bundle) if group.number in self._begun), default=0)
         ended: list[Ended] = [(group, None) for group in bundle[:count]]
-        if count == len(bundle):
-            return ended, []
+        self._begun.difference_update(group.number for group in bundle)
         lost, again = bundle[count], list(bundle[count + 1 :])
         full, given_up = lost.number in self._short, self._losses.count(lost)
         if (full or given_up) and with_more_memory(self._profile):

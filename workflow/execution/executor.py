@@ -72,13 +72,12 @@ class Message(NamedTuple):
 
     Attributes:
         group: The group's number.
-        kind: It has `started`; it has `said` something to be shown; it has little `memory` left, or enough again; it is
-            `done`, which is said of those that share a task with others.
+        kind: It has `started`; it has `said` something to be shown; it has little `memory` left, or enough again.
         text: What it says; of memory, the bytes that it uses where little is left, else nothing.
     """
 
     group: int
-    kind: Literal["started", "said", "memory", "done"]
+    kind: Literal["started", "said", "memory"]
     text: str = ""
 
 

@@ -46,8 +46,6 @@ def run(bundle: Sequence[Group], prove: bool = False) -> tuple[list[Failure | No
             failures.append(run_group(group, tell))
         if failures[-1] is not None:
             break
-        if len(bundle) > 1:
-            tell(Message(group.number, "done"))
     return failures, time.monotonic() - started
 
 
