@@ -240,6 +240,8 @@ class Outputs(Section):
 
     histogram: HistogramSettings = HistogramSettings()
     friends: Literal["ttree", "rntuple"] = "ttree"
+    style: Literal["plain", "CMS", "ATLAS", "LHCb"] = "plain"
+    label: str = ""
     templates: Literal["ensemble", "routed"] = "ensemble"
     nuisances: dict[Name, NuisanceSettings] = {}
     blind_above: Annotated[float, Field(ge=0, le=1)] | None = 0.8

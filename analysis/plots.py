@@ -29,6 +29,7 @@ from scipy import stats
 from analysis.errors import UserError
 from analysis.metrics import ks_weighted, roc_curve
 from analysis.splitting import roles
+from analysis.style import parameters, put_label
 from analysis.table import EventTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -39,31 +40,6 @@ Masked = np.ma.MaskedArray[Any, Any]
 
 Margins = tuple[float, float, float, float]
 Section = Literal["performance", "scores", "training", "features"]
-
-STYLE: Any = {  # matplotlib's type is a literal of all its keys
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.labelsize": 9.0,
-    "axes.linewidth": 0.8,
-    "axes.titlesize": 9.0,
-    "xaxis.labellocation": "right",
-    "yaxis.labellocation": "top",
-    "xtick.direction": "in",
-    "ytick.direction": "in",
-    "xtick.top": True,
-    "ytick.right": True,
-    "xtick.minor.visible": True,
-    "ytick.minor.visible": True,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "legend.fontsize": 8.0,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "hatch.linewidth": 0.7,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-}
-"""Ticks and labels as the field draws them, in sizes for a web page."""
 
 DPI = 200  # of PNG images; a page shows two of their pixels in each of its own
 DATA_COLOR = "#000000"
@@ -114,7 +90,7 @@ class Plot:
 
     def _saved(self, form: str, metadata: Mapping[str, None]) -> bytes:
         buffer = io.BytesIO()
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context(parameters()):
             self.figure.savefig(buffer, format=form, dpi=DPI, metadata=dict(metadata))
         return buffer.getvalue()
 
@@ -574,7 +550,7 @@ def roc(
         or below leave it undefined.
     """
     numbers: dict[str, Any] = {"folds": []}
-    with figure_of((5.0, 4.8), margins=_TIGHT) as (figure, ax):
+    with figure_of((5.0, 5.0), margins=_MARGINS) as (figure, ax):
         ax.plot([0, 1], [1, 0], color="#999999", linewidth=0.8, linestyle=":")
         for f, sample in enumerate(folds):
             label = "single folds" if f == 0 else None
@@ -588,6 +564,7 @@ def roc(
         ax.set_xlabel("signal efficiency")
         ax.set_ylabel("1 − background efficiency")
         ax.legend(loc="lower left")
+        put_label(ax, simulation=True)
     return Plot(
         name="roc",
         section="performance",
@@ -893,9 +870,10 @@ def _stacked(
         (axes[1] if data else ax).set_xlabel(variable.axis)
         ax.set_ylabel(_per_bin("events", edges, variable.unit))
         _whole_ticks(axes[1] if data else ax, edges)
+        labelled = put_label(ax, simulation=not data)
         if selection:
-            ax.set_title(_text(selection), loc="left")
-        elif not data:
+            ax.set_title(_text(selection), loc="center" if labelled else "left")
+        elif not data and not labelled:
             ax.set_title("Simulation", loc="left", fontweight="bold")
         if stack.luminosity is not None:
             ax.set_title(f"{stack.luminosity:g} fb$^{{-1}}$", loc="right")
@@ -1143,7 +1121,7 @@ def figure_of(
         margins: Inches left, below, right and above; by default they follow from the labels.
         columns: Axes side by side, with the left margin before each.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(parameters()):
         figure = Figure(figsize=size, layout=None if margins else "compressed")
         if margins:
             (width, height), (left, bottom, right, top) = size, margins
@@ -1165,7 +1143,7 @@ def blank_figure(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
     Args:
         size: Width and height in inches.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(parameters()):
         figure = Figure(figsize=size)
         ax = figure.add_axes((0, 0, 1, 1))
         ax.set_xlim(0, size[0])

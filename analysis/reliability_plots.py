@@ -34,7 +34,7 @@ def reliability_plot(found: Mapping[str, Mapping[str, Any]], signal: Group) -> P
             below.stairs(shares, own["edges"], color=color, linewidth=1.2)
         ax.legend(loc="upper left")
         ax.set_ylabel(f"share of {signal.title}")
-        below.set_ylabel("events")
+        below.set_ylabel("share")
         below.set_xlabel(f"score of {signal.title}")
         below.set_xlim(0, 1)
         below.set_ylim(0, None)

@@ -41,6 +41,7 @@ from analysis.plots import (
     stacked_score,
     stacked_variable,
 )
+from analysis.style import Style, styled
 from analysis.table import EventTable
 
 Inputs = tuple[PlotSettings, EventTable, Scores, dict[str, Any]]
@@ -718,3 +719,20 @@ def test_processes_and_classes_as_they_are_drawn(count: int) -> None:
 def test_a_colour_that_is_none_names_its_key() -> None:
     with pytest.raises(UserError, match=r"processes\.p3\.color: 'reddish'"):
         groups(appearance(4, color="reddish"))
+
+
+@pytest.mark.parametrize("name", ["CMS", "ATLAS", "LHCb"])
+def test_an_experiment_gives_its_fonts_and_its_label(inputs: Inputs, name: Any) -> None:
+    plain = make(*inputs)
+    with styled(Style(name, "Preliminary")):
+        plots = make(*inputs)
+        for plot in plots.values():
+            plot.png()  # a sign that no font has is a warning, and thereby an error
+        assert plots["stacked_score"].png() != plain["stacked_score"].png()
+    fonts = {text.get_fontfamily()[0].lower() for text in plots["roc"].figure.axes[0].get_xticklabels()}
+    assert fonts == {"tex gyre termes" if name == "LHCb" else "tex gyre heros"}
+    texts = [text.get_text() for text in plots["stacked_score"].figure.axes[0].texts]
+    assert name in texts
+    assert "Preliminary" in texts  # with collision data; without, it is a simulation
+    assert "Simulation Preliminary" in [text.get_text() for text in plots["roc"].figure.axes[0].texts]
+    assert plots["stacked_score"].numbers == plain["stacked_score"].numbers

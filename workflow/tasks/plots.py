@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from analysis.plots import Plot
     from analysis.regression import Regressed
     from analysis.splitting import Scheme
+    from analysis.style import Style
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class PlotSlice:
     targets: dict[str, Regressed]
     blind_above: float | None
     luminosity: float | None
+    style: Style
 
 
 class PlotResults(Task[PlotSlice]):
@@ -71,6 +73,8 @@ class PlotResults(Task[PlotSlice]):
         }
 
     def slice(self, config: Configuration) -> PlotSlice:
+        from analysis.style import Style
+
         return PlotSlice(
             scored=ScoredSlice.of(
                 config,
@@ -87,6 +91,7 @@ class PlotResults(Task[PlotSlice]):
             spectators=config.spectators,
             blind_above=config.outputs.blind_above,
             luminosity=config.weights.luminosity,
+            style=Style(config.outputs.style, config.outputs.label),
         )
 
     def labels(self) -> Iterable[str]:
@@ -98,67 +103,75 @@ class PlotResults(Task[PlotSlice]):
 
     @staticmethod
     def compute(settings: PlotSlice, given: Given, out: Path) -> None:
-        from analysis.drawing import network
-        from analysis.plots import Appearance, PlotSettings, Scores, Variable, groups, make_plots
-        from analysis.reliability_plots import reliability_plot
-        from analysis.training_plots import layers_over_epochs, spread_plot
+        from analysis.style import styled
 
-        s = settings
-        scores = s.scored.scores
-        evaluation = read_json(given.made["evaluation"].path("evaluation.json"))
-        ensemble = load_ensemble(given.made["networks"], s.combination)
-        events, scales = load_scored(given.made, s.scored)
-        processes, classes = groups(Appearance(s.titles, s.colors, scores.collision, s.classes, scores.signal))
+        with styled(settings.style):
+            write_plots(drawn(settings, given), out / "plots")
 
-        def variables(names: Sequence[str]) -> tuple[Variable, ...]:
-            shown = [(name, given.functions[name]) for name in names]
-            return tuple(Variable(name, getattr(f, "label", name), getattr(f, "unit", "")) for name, f in shown)
 
-        plot_settings = PlotSettings(
-            processes=processes,
-            classes=classes,
-            features=variables(evaluation["features"]),
-            spectators=variables(s.spectators),
-            scheme=s.scheme,
-            bins=s.bins,
-            blind_above=s.blind_above,
-            luminosity=s.luminosity,
-        )
-        histories = [
-            history(network) | {"snapshots": snapshots_of(network, ensemble.members)}
-            for member in ensemble.members
-            if not member.snapshot
-            for network in member.parts
-        ]
-        plots = make_plots(
-            plot_settings,
-            events.table,
-            Scores(events.ensemble, network_scores(ensemble, events, scores.signal), events.fold),
-            test_scale={name: scale or 0.0 for name, scale in scales.test.items()},
-            metrics=evaluation["metrics"],
-            histories=histories,
-            categories={name: c["auc"]["weighted"] for name, c in evaluation["categories"].items()},
-        )
-        plots += [
-            regression_plot(name, s.targets, variables([target.function])[0], events, scales)
-            for name, target in s.targets.items()
-        ]
-        layers = layers_of(ensemble.members[0])
-        test, signal = (events.table.label >= 0) & events.table.is_test, plot_settings.signal
-        over_epochs = layers_over_epochs(histories, [layer["name"] for layer in layers])
-        plots += [] if over_epochs is None else [over_epochs]
-        plots += [
-            reliability_plot(evaluation["reliability"], classes[plot_settings.signal]),
-            network(layers),
-            spread_plot(
-                events.ensemble[test, signal],
-                events.spread[test, signal],
-                events.table.label[test] == signal,
-                events.table.weight[test],
-                networks=len(ensemble.members),
-            ),
-        ]
-        write_plots(plots, out / "plots")
+def drawn(settings: PlotSlice, given: Given) -> list[Plot]:
+    """All plots of the report."""
+    from analysis.drawing import network
+    from analysis.plots import Appearance, PlotSettings, Scores, Variable, groups, make_plots
+    from analysis.reliability_plots import reliability_plot
+    from analysis.training_plots import layers_over_epochs, spread_plot
+
+    s = settings
+    scores = s.scored.scores
+    evaluation = read_json(given.made["evaluation"].path("evaluation.json"))
+    ensemble = load_ensemble(given.made["networks"], s.combination)
+    events, scales = load_scored(given.made, s.scored)
+    processes, classes = groups(Appearance(s.titles, s.colors, scores.collision, s.classes, scores.signal))
+
+    def variables(names: Sequence[str]) -> tuple[Variable, ...]:
+        shown = [(name, given.functions[name]) for name in names]
+        return tuple(Variable(name, getattr(f, "label", name), getattr(f, "unit", "")) for name, f in shown)
+
+    plot_settings = PlotSettings(
+        processes=processes,
+        classes=classes,
+        features=variables(evaluation["features"]),
+        spectators=variables(s.spectators),
+        scheme=s.scheme,
+        bins=s.bins,
+        blind_above=s.blind_above,
+        luminosity=s.luminosity,
+    )
+    histories = [
+        history(network) | {"snapshots": snapshots_of(network, ensemble.members)}
+        for member in ensemble.members
+        if not member.snapshot
+        for network in member.parts
+    ]
+    plots = make_plots(
+        plot_settings,
+        events.table,
+        Scores(events.ensemble, network_scores(ensemble, events, scores.signal), events.fold),
+        test_scale={name: scale or 0.0 for name, scale in scales.test.items()},
+        metrics=evaluation["metrics"],
+        histories=histories,
+        categories={name: c["auc"]["weighted"] for name, c in evaluation["categories"].items()},
+    )
+    plots += [
+        regression_plot(name, s.targets, variables([target.function])[0], events, scales)
+        for name, target in s.targets.items()
+    ]
+    layers = layers_of(ensemble.members[0])
+    test, signal = (events.table.label >= 0) & events.table.is_test, plot_settings.signal
+    over_epochs = layers_over_epochs(histories, [layer["name"] for layer in layers])
+    plots += [] if over_epochs is None else [over_epochs]
+    plots += [
+        reliability_plot(evaluation["reliability"], classes[plot_settings.signal]),
+        network(layers),
+        spread_plot(
+            events.ensemble[test, signal],
+            events.spread[test, signal],
+            events.table.label[test] == signal,
+            events.table.weight[test],
+            networks=len(ensemble.members),
+        ),
+    ]
+    return plots
 
 
 def write_plots(plots: Sequence[Plot], folder: Path) -> None:
