@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from analysis.evaluation import Scales, ScoredEvents, ScoreSettings, choose_bins
 from analysis.gain import compare
-from analysis.metrics import BoolArray, FloatArray, bootstrap_counts, estimate, roc_curve
+from analysis.metrics import BoolArray, FloatArray, bootstrap_counts, estimate, roc_curve, working_points
 from analysis.page import Table
 from analysis.statistics import binned_significance, significances
 
@@ -151,12 +151,12 @@ def rejection_ratio(events: Common, points: int = 99) -> dict[str, list[float | 
 def _significance(models: tuple[Model, Model], events: Common, replicas: int, seed: int) -> dict[str, Any] | None:
     """Expected significance of each model in its own bins, and the difference; None where one is not defined."""
     values, drawn = [], []
-    blocks = list(bootstrap_counts(events.identity, events.process, replicas, seed))
     for model, score in zip(models, events.scores, strict=True):
         found = binned_significance(score, events.is_signal, events.weight, model.edges)
         if found.value.value is None:
             return None
         values.append(found.value.value)
+        blocks = bootstrap_counts(events.identity, events.process, replicas, seed)  # the same for both models
         drawn.append(significances(score, events.is_signal, events.weight, np.array(found.edges), blocks)[0])
     before, after = (estimate(value, own) for value, own in zip(values, drawn, strict=True))
     gain = estimate(values[1] - values[0], drawn[1] - drawn[0])
@@ -165,13 +165,8 @@ def _significance(models: tuple[Model, Model], events: Common, replicas: int, se
 
 def _accepted(events: Common) -> npt.NDArray[np.bool_]:
     """Which events pass each model's working point, bool [2, N]."""
-    passed = []
-    for score in events.scores:
-        order = np.argsort(-score[events.is_signal], kind="stable")
-        total = np.cumsum(np.maximum(events.weight[events.is_signal][order], 0.0))
-        place = int(np.searchsorted(total, EFFICIENCY * total[-1]))
-        passed.append(score >= score[events.is_signal][order][min(place, len(order) - 1)])
-    return np.stack(passed)
+    points = [working_points(score, events.is_signal, events.weight, [EFFICIENCY])[0] for score in events.scores]
+    return np.stack([score >= point.threshold for score, point in zip(events.scores, points, strict=True)])
 
 
 def _selected(events: Common) -> dict[str, dict[str, float]]:
@@ -215,7 +210,8 @@ def pages(found: Mapping[str, Any]) -> tuple[str, list[Table]]:
     note = (
         f"{found['events']:,} held-out test events that both models have, by their identities, with the weights of "
         f"{one}; {one} has {found['alone'][0]:,} and {other} {found['alone'][1]:,} more. Intervals are those of 68% "
-        "over events, paired: each replica holds the same events for both. The networks are held fixed."
+        "over events, paired: each replica holds the same events for both. The networks are held fixed. The "
+        "significance is that of these events alone, in which processes of no class are missing."
     )
     selected = [
         [name, *(f"{100 * shares[part]:.1f}%" for part in SELECTED)] for name, shares in found["selected"].items()

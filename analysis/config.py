@@ -347,8 +347,10 @@ class Configuration(Section):
     def _nuisances_fit(self) -> Configuration:
         simulated = [name for name in self.processes if not self.is_collision(name)]
         for name, nuisance in self.outputs.nuisances.items():
-            if name == "mu":
-                raise ValueError("key outputs.nuisances.mu: this is the signal strength, choose another name")
+            if name in ("mu", "r", "staterror_signal", "staterror_background"):
+                raise ValueError(
+                    f"key outputs.nuisances.{name}: the model has a parameter of this name, choose another"
+                )
             for process in nuisance.processes:
                 if process not in simulated:
                     raise ValueError(

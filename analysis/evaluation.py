@@ -381,13 +381,12 @@ def _yields(table: EventTable, scales: Scales, classes: Sequence[str], collision
 def _closure(weight: npt.NDArray[np.float64], is_test: npt.NDArray[np.bool_], scale: float | None) -> float | None:
     """How far selected test events, scaled to all, are from all selected events: (s Y_test − Y) / σ.
 
-    The difference is Σ_test (s − 1) w − Σ_rest w, the two sums independent of each other; None where none is defined.
+    Each event is in the test with probability 1/s, so that σ² = (s − 1) Σw² over all of them. None where there is none.
     """
     if scale is None:
         return None
-    own = np.where(is_test, (scale - 1) * weight, -weight)
-    error = float(np.sqrt(np.sum(own**2)))
-    return float(own.sum()) / error if error > 0 else None
+    error = float(np.sqrt(max(scale - 1, 0.0) * np.sum(weight**2)))
+    return float(scale * weight[is_test].sum() - weight.sum()) / error if error > 0 else None
 
 
 def _missing(table: EventTable, collision: Sequence[str], features: Mapping[str, str]) -> dict[str, float]:

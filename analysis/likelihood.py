@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.errors import UserError
 from analysis.histograms import DATA, Histogram
 from analysis.metrics import FloatArray
 from analysis.statistics import asimov_significance, merge_bins
@@ -23,6 +24,8 @@ FOLDER = "fit"
 """Where the templates are in the file of histograms."""
 LEVEL = 0.95
 """Confidence level of limits."""
+TINY = 1e-9
+"""Background events of a bin that has none, where only the size of a significance matters."""
 BANDS = {"low_95": -2, "low_68": -1, "median": 0, "high_68": 1, "high_95": 2}
 """Quantiles of expected limits, in standard deviations."""
 SPARSE = 10
@@ -87,14 +90,18 @@ class Likelihood:
 
         Raises:
             ValueError: Edges that differ, signals that are no histograms or are all of them, nuisances of something
-                else, or a background without a positive sum.
+                else.
+            UserError: A background without a positive sum.
         """
         _check(histograms, signals, data, nuisances)
         backgrounds = [h for name, h in histograms.items() if name not in signals]
         values = np.sum([h.values for h in backgrounds], axis=0)
         if not values.sum() > 0:
-            raise ValueError(
-                "the weights of all backgrounds together do not have a positive sum: no likelihood without"
+            names = ", ".join(name for name in histograms if name not in signals)
+            raise UserError(
+                f"Likelihood model: the weights of the backgrounds {names} sum to {values.sum():g} in all bins; a sum "
+                "above 0 is needed. Use more events or looser cuts; outputs.templates: routed takes all events instead "
+                "of the held-out ones."
             )
         bounds = merge_bins(values, np.sum([h.variances for h in backgrounds], axis=0))
         if not len(bounds):
@@ -151,15 +158,25 @@ class Likelihood:
         return {
             "channels": [{"name": CHANNEL, "samples": samples}],
             "observations": [{"name": CHANNEL, "data": self.observed.tolist()}],
-            "measurements": [{"name": "measurement", "config": {"poi": STRENGTH, "parameters": []}}],
+            "measurements": [{"name": "measurement", "config": {"poi": STRENGTH, "parameters": [self._strength()]}}],
             "version": "1.0.0",
         }
+
+    def _strength(self) -> dict[str, Any]:
+        """The bounds of mu: 200 standard deviations, as far as a background known exactly says, or 10 if that is more."""
+        sums = [
+            np.sum([t.values for n, t in self.templates.items() if (n in self.signals) is s], axis=0)
+            for s in (True, False)
+        ]
+        significance = asimov_significance(sums[0], np.maximum(sums[1], TINY))
+        largest = max(10.0, 200.0 / significance) if significance > 0 else 10.0
+        return {"name": STRENGTH, "inits": [1.0], "bounds": [[0.0, largest]]}
 
     def datacard(self, shapes: str) -> str:
         """The model for Combine: the text of a datacard.
 
         The statistical uncertainty of the simulation in each bin is Combine's own, ``autoMCStats``: one parameter for
-        the sum of all processes.
+        the sum of all processes, or one for each of them where a bin holds no more than `SPARSE` effective events.
 
         Args:
             shapes: File and folder of `histograms`, as in ``"histograms.root fit"``.
@@ -206,7 +223,7 @@ def expectation(workspace: Mapping[str, Any]) -> dict[str, Any]:
     """What is expected of a measurement, by the asymptotic formulas of Cowan, Cranmer, Gross, Vitells, arXiv:1007.1727.
 
     With the profile likelihood ratios q of pyhf, on Asimov data: the significance Z = sqrt(q0) on data with mu = 1
-    (eq. 52), and the upper limit on mu by CLs, whose quantile of N standard deviations under the background alone is
+    (eq. 53), and the upper limit on mu by CLs, whose quantile of N standard deviations under the background alone is
     the mu with sqrt(q_mu) = N + Φ⁻¹(1 − 0.05 Φ(N)) on data with mu = 0 (eq. 89, with CLs in place of CLs+b).
 
     Args:
@@ -219,39 +236,55 @@ def expectation(workspace: Mapping[str, Any]) -> dict[str, Any]:
     """
     import pyhf
 
-    model = pyhf.Workspace(workspace, validate=False).model(validate=False)
+    # Not by way of pyhf.Workspace, which checks everything against its schema first.
+    config = workspace["measurements"][0]["config"]
+    spec = {"channels": workspace["channels"], "parameters": config["parameters"]}
+    model = pyhf.Model(spec, validate=False, poi_name=config["poi"])
     signal, background = _asimov(model, 1.0), _asimov(model, 0.0)
     own = slice(0, model.config.nmaindata)
-    rough = asimov_significance(np.maximum((signal - background)[own], 0.0), np.maximum(background[own], 1e-9))
+    rough = asimov_significance(np.maximum((signal - background)[own], 0.0), np.maximum(background[own], TINY))
     if not rough > 0:
         return {"significance": None, "limit": None, "reason": "the signal has no expected events"}
-    bounds = model.config.suggested_bounds()
-    bounds[model.config.poi_index] = (0.0, max(10.0, 200.0 / rough))
     try:
-        found = _fitted(model, signal, background, bounds, rough)
+        found = _fitted(model, signal, background, rough)
         reason = None if found["limit"]["median"] else "within its uncertainties the model excludes no signal strength"
         return {**found, "reason": reason}
     except pyhf.exceptions.FailedMinimization:
         return {"significance": None, "limit": None, "reason": "a fit of the likelihood model does not converge"}
 
 
-def _fitted(model: Any, signal: Any, background: Any, bounds: Any, rough: float) -> dict[str, Any]:
+def _fitted(model: Any, signal: Any, background: Any, rough: float) -> dict[str, Any]:
     """Significance and limits from fits to Asimov data with and without signal; `rough` is about the significance."""
     from pyhf.infer.test_statistics import q0, qmu_tilde
     from scipy.stats import norm
 
+    bounds = model.config.suggested_bounds()
     others = model.config.suggested_init(), bounds, model.config.suggested_fixed()
 
     @cache
     def root_of_q(strength: float) -> float:
-        return float(np.sqrt(max(float(qmu_tilde(strength, background, model, *others)), 0.0)))
+        return _root(qmu_tilde(strength, background, model, *others))
 
     limits: dict[str, float | None] = {}
     for name, deviations in BANDS.items():
         target = deviations + norm.ppf(1 - (1 - LEVEL) * norm.cdf(deviations))
         # As if the root of q rose in proportion to mu, which it does as long as the signal's own uncertainty is small.
         limits[name] = _crossing(root_of_q, target, target / rough, bounds[model.config.poi_index][1] / 2)
-    return {"significance": float(np.sqrt(max(float(q0(0.0, signal, model, *others)), 0.0))), "limit": limits}
+    return {"significance": _root(q0(0.0, signal, model, *others)), "limit": limits}
+
+
+def _root(q: Any) -> float:
+    """The square root of a likelihood ratio, which rounding may bring below zero.
+
+    Raises:
+        pyhf.exceptions.FailedMinimization: It is not finite.
+    """
+    import pyhf
+    from scipy.optimize import OptimizeResult
+
+    if not np.isfinite(float(q)):
+        raise pyhf.exceptions.FailedMinimization(OptimizeResult(message=f"the likelihood ratio is {float(q)}"))
+    return float(np.sqrt(max(float(q), 0.0)))
 
 
 def _crossing(rising: Callable[[float], float], target: float, start: float, largest: float) -> float | None:

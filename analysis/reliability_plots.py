@@ -44,8 +44,8 @@ def reliability_plot(found: Mapping[str, Mapping[str, Any]], signal: Group) -> P
         section="scores",
         title="Reliability",
         caption="The share of the signal among events of a score, against their mean score, with the classes as "
-        "frequent as in training: on the diagonal the score is a probability. Bars are intervals of 68%; below, the "
-        "share of events in each bin.",
+        "frequent as training.balance says: on the diagonal the score is a probability. Bars are intervals of 68%; "
+        "below, the share of events in each bin.",
         figure=figure,
         numbers={part: dict(found[part]) for part in _STYLES},
     )

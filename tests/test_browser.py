@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from analysis.page import Table, render
 from tests.programs import run_browser
 from tests.toy import Finished
 
@@ -44,15 +45,28 @@ frame.addEventListener("load", () => {{
 """
 
 
-def probed(page: Path, folder: Path, width: int) -> dict[str, Any]:
+SORTING = """<!DOCTYPE html><meta charset="utf-8"><title></title>
+<iframe src="{page}" style="width: {width}px; height: 900px; border: 0"></iframe>
+<script>
+const frame = document.querySelector("iframe");
+frame.addEventListener("load", () => {{
+  const table = frame.contentDocument.querySelector("table"), heading = table.tHead.rows[0].cells[1];
+  heading.click();
+  heading.click();
+  document.title = JSON.stringify([...table.tBodies[0].rows].map((row) => row.cells[0].textContent));
+}});
+</script>
+"""
+
+
+def probed(page: Path, folder: Path, width: int, probe: str = PROBE) -> Any:
     """What a page is like in a window of some width; its console must be silent."""
-    (folder / "probe.html").write_text(PROBE.format(page=page.resolve().as_uri(), width=width))
+    (folder / "probe.html").write_text(probe.format(page=page.resolve().as_uri(), width=width))
     document, console = run_browser(folder / "probe.html", f"--window-size={max(width + 20, 500)},1000")
     assert console == []
     (title,) = re.findall(r"<title>(.*?)</title>", document)
     assert title, "the page did not load"
-    found: dict[str, Any] = json.loads(html.unescape(title))
-    return found
+    return json.loads(html.unescape(title))
 
 
 @pytest.mark.parametrize("width", [360, 1600])
@@ -77,3 +91,21 @@ def test_the_report(finished: Finished, tmp_path: Path, width: int) -> None:
     assert found["open"]
     assert found["closed"]
     assert found["large"] > (1.5 if width > 1000 else 0.9)
+
+
+def test_numbers_sort_by_their_size(tmp_path: Path) -> None:
+    """In all the forms that tables have them, whatever stands behind; what is no number comes last."""
+    cells = [
+        "−7.2",
+        "2.5·10⁻³",
+        "0.91 [0.90, 0.92]",
+        "about 12 Wh",
+        "900 Wh",
+        "1.2 kWh",
+        "12,345",
+        "(1.234 ± 0.005)·10⁶",
+        "–",
+    ]
+    rows = [[str(place), cells[place]] for place in (4, 8, 0, 6, 2, 7, 1, 5, 3)]
+    (tmp_path / "page.html").write_text(render("Numbers", [], [Table("Numbers", ["place", "number"], rows)], []))
+    assert probed(tmp_path / "page.html", tmp_path, 800, SORTING) == [str(place) for place in range(9)]

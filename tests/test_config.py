@@ -191,7 +191,11 @@ def test_unknown_key_suggests_the_nearest(
             {"x": {"norm": 0.1, "processes": ["tops"]}},
             "key outputs.nuisances.x.processes names 'tops', which is not simulated. Did you mean 'top'?",
         ),
-        ("outputs.nuisances", {"mu": {"norm": 0.1}}, "key outputs.nuisances.mu: this is the signal strength"),
+        (
+            "outputs.nuisances",
+            {"mu": {"norm": 0.1}},
+            "key outputs.nuisances.mu: the model has a parameter of this name",
+        ),
         ("outputs.nuisances", {"x": {"norm": 1.5}}, "key outputs.nuisances.x.norm"),
         ("classes.processes.signal", ["higgs", "top"], "key classes: process 'top' is in two classes"),
         (

@@ -78,7 +78,7 @@ def test_an_experiment_goes_with_its_link(law: Law) -> None:
     told = law("Prune", "--yes").stdout
     assert NOTHING in told
     assert f"Reached: toy ({law.analysis}); {law.results / 'toy'}; {link}" in told
-    size = f"{sum(path.lstat().st_size for path in outputs) / 1000:.1f} kB"
+    size = f"{sum(path.lstat().st_size for path in outputs) / 1e6:.1f} MB"
     os.utime(link / "run.json", (0, 1e9))
     link.unlink()
     for arguments in ((), ("--keep-last", "1", "--yes")):

@@ -3,9 +3,14 @@
 
 /* The number that a cell begins with, or null. */
 const numberOf = (cell) => {
-  const text = cell.textContent.trim().replace(/[,\s<≤≥~]/g, "").replace("−", "-");
+  const text = (cell.firstChild ? cell.firstChild.textContent : "").replace(/about|[,\s<≤≥~(]/g, "").replace("−", "-");
   const value = parseFloat(text);
-  return Number.isNaN(value) ? null : value;
+  if (Number.isNaN(value)) return null;
+  const power = text.match(/·10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)/);
+  const digits = power ? [...power[1]].map((sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹".indexOf(sign)) : [0];
+  const size = digits.reduce((sum, digit) => (digit > 0 ? 10 * sum + digit - 1 : sum), 0);
+  const unit = /kWh/.test(text) ? 1000 : 1;
+  return value * unit * 10 ** (digits[0] === 0 && power ? -size : size);
 };
 
 /* Numbers in their order, then texts in theirs; what is no value comes last either way. */

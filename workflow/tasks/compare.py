@@ -70,7 +70,8 @@ class Compare(PageTask):
     @cached_property
     def twin(self) -> EvaluateEnsemble:
         """A step of the other model, by which its configuration is known."""
-        analysis, overrides = published(self.against) if "@" in self.against else (self.against, ())
+        named = "@" in self.against and not Path(self.against).is_dir()
+        analysis, overrides = published(self.against) if named else (self.against, ())
         return EvaluateEnsemble.req(self, analysis=analysis, set=(*overrides, *self.against_set))
 
     @property
@@ -118,10 +119,12 @@ class Compare(PageTask):
         theirs = {name.removeprefix(OTHER): made for name, made in given.made.items() if name.startswith(OTHER)}
         one, other = model_of(given.made, settings.one), model_of(theirs, settings.other)
         events = common_events(one, other)
-        if not 0 < events.is_signal.sum() < len(events.is_signal):
+        sums = [float(events.weight[rows].sum()) for rows in (events.is_signal, ~events.is_signal)]
+        if min(sums) <= 0:
             raise UserError(
                 f"{one.name} and {other.name} have {len(events.is_signal)} held-out test events in common, "
-                f"{int(events.is_signal.sum())} of them signal of both: too few to compare. Both need the same samples "
+                f"{int(events.is_signal.sum())} of them signal of both; weights of signal sum to {sums[0]:g}, of "
+                f"background to {sums[1]:g}, and both have to be above 0. Both analyses need the same samples "
                 "(data.datasets.NAME.sample), identity.columns and folds.test_salt."
             )
         found = comparison(one, other, events, replicas=settings.replicas, seed=settings.seed)
@@ -151,7 +154,7 @@ def published(name: str) -> tuple[str, tuple[str, ...]]:
     """
     found = results_folder() / name / "run.json"
     if not found.exists():
-        known = ", ".join(sorted(path.name for path in results_folder().glob("*@*"))) or "none"
+        known = ", ".join(sorted(path.parent.name for path in results_folder().glob("*@*/run.json"))) or "none"
         raise UserError(f"--against {name}: there is no {found}. Published results with overrides: {known}.")
     run = read_json(found)
     return str(run["folder"]), tuple(run["overrides"])

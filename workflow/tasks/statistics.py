@@ -62,11 +62,11 @@ class WriteStatistics(Task[StatisticsSlice]):
 
         s, scores = settings, settings.scored.scores
         events, scales = load_scored(given.made, s.scored)
-        filled = Filled(events, scales, scores, s.kind, with_data=bool(scores.collision) and not s.blinded)
+        filled = Filled(events, scales, scores, s.kind, with_data=not s.blinded and bool(scores.collision))
         templates, data = filled.histograms(scores.signal, filled.bins(s.bins))
         # A process without test events has no template, and the report says so.
         known = [replace(n, processes=tuple(p for p in n.processes if p in templates)) for n in s.nuisances]
-        model = Likelihood.of(templates, s.signals, data, known)
+        model = Likelihood.of(templates, [name for name in s.signals if name in templates], data, known)
         histograms = {**filled.folders(s.bins), FOLDER: model.histograms()}
         write_histograms(out / "histograms.root", histograms)
         write_json(
