@@ -163,12 +163,12 @@ class Likelihood:
         }
 
     def _strength(self) -> dict[str, Any]:
-        """The bounds of mu: 200 standard deviations, as far as a background known exactly says, or 10 if that is more."""
-        sums = [
-            np.sum([t.values for n, t in self.templates.items() if (n in self.signals) is s], axis=0)
-            for s in (True, False)
-        ]
-        significance = asimov_significance(sums[0], np.maximum(sums[1], TINY))
+        """The bounds of mu: from 0 to 200 standard deviations for a background known exactly, but 10 at least."""
+        signal, background = (
+            np.sum([t.values for name, t in self.templates.items() if (name in self.signals) is of_signal], axis=0)
+            for of_signal in (True, False)
+        )
+        significance = asimov_significance(signal, np.maximum(background, TINY))
         largest = max(10.0, 200.0 / significance) if significance > 0 else 10.0
         return {"name": STRENGTH, "inits": [1.0], "bounds": [[0.0, largest]]}
 

@@ -59,7 +59,9 @@ def test_kills_undo_no_step_of_a_training_that_keeps_each(finished: Finished, tm
         return law
 
     undisturbed = place("undisturbed")
-    command = ("TrainFolds", "--analysis", undisturbed.analysis, *LONGER)
+    # Long enough that kills meet networks, not workers that only start, also where these take some seconds to start.
+    longest = ("--set", "training.epochs=400", *LONGER[2:])
+    command = ("TrainFolds", "--analysis", undisturbed.analysis, *longest)
     started = time.monotonic()
     undisturbed(*command)
     reference = Reference.of(undisturbed, time.monotonic() - started)

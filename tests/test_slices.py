@@ -29,7 +29,7 @@ CONSTANT = {"TrainingSettings.members", "TrainingSettings.combination"}
 
 IDLE = {name for choices in CONSTANTS.values() for own in choices.values() for name in own} - {
     *CONSTANTS["optimiser"]["adamw"]
-} | {"flatten_bins"}
+} | {"flatten_bins", "label"}
 """Constants of choices that the defaults do not make."""
 
 
