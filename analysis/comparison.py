@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from analysis.evaluation import Scales, ScoredEvents, ScoreSettings, choose_bins
 from analysis.gain import compare
+from analysis.importance import text
 from analysis.metrics import BoolArray, FloatArray, bootstrap_counts, estimate, roc_curve, working_points
 from analysis.page import Table
 from analysis.statistics import binned_significance, significances
@@ -116,14 +118,15 @@ def comparison(one: Model, other: Model, events: Common, *, replicas: int, seed:
         replicas=replicas,
         seed=seed,
     )
+    accepted = _accepted(events)
     return {
         "models": [one.name, other.name],
         "events": len(events.rows),
         "alone": list(events.alone),
         **{name: found[name] for name in ("auc_weighted", "auc_unweighted")},
         "significance": _significance((one, other), events, replicas, seed),
-        "selected": _selected(events),
-        "disagree": _disagree(one, events),
+        "selected": _selected(events, accepted),
+        "disagree": _disagree(one, events, accepted),
     }
 
 
@@ -169,31 +172,28 @@ def _accepted(events: Common) -> npt.NDArray[np.bool_]:
     return np.stack([score >= point.threshold for score, point in zip(events.scores, points, strict=True)])
 
 
-def _selected(events: Common) -> dict[str, dict[str, float]]:
-    one, other = _accepted(events)
+def _selected(events: Common, accepted: npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+    one, other = accepted
     found = {}
     for name, rows in (("signal", events.is_signal), ("background", ~events.is_signal)):
         total = float(events.weight[rows].sum())
         parts = (one & other, one & ~other, ~one & other, ~one & ~other)
-        shares = [float(events.weight[rows & part].sum()) / total if total > 0 else 0.0 for part in parts]
+        shares = [float(events.weight[rows & part].sum()) / total for part in parts]
         found[name] = dict(zip(SELECTED, shares, strict=True))
     return found
 
 
-def _disagree(one: Model, events: Common) -> list[dict[str, Any]]:
+def _disagree(one: Model, events: Common, accepted: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Features by the distance of Kolmogorov and Smirnov between what only one accepts and what only the other does."""
-    accepted = _accepted(events)
     parts = [accepted[i] & ~accepted[1 - i] & ~events.is_signal for i in (0, 1)]
     found: list[tuple[float, dict[str, Any]]] = []
     for name, column in one.events.table.columns.items():
         values, there = np.ma.getdata(column)[events.rows], ~np.ma.getmaskarray(column)[events.rows]
-        samples = [np.sort(values[part & there]) for part in parts]
+        samples = [values[part & there] for part in parts]
         if min(map(len, samples)) < FEWEST:
             continue
-        every = np.concatenate(samples)
-        steps = [np.searchsorted(sample, every, side="right") / len(sample) for sample in samples]
         medians = [float(np.median(sample)) for sample in samples]
-        distance = float(np.abs(steps[0] - steps[1]).max())
+        distance = float(stats.ks_2samp(*samples, method="asymp").statistic)
         counts = [len(sample) for sample in samples]
         found.append((distance, {"feature": name, "distance": distance, "medians": medians, "events": counts}))
     return [entry for _, entry in sorted(found, key=lambda pair: -pair[0])[:SHOWN]]
@@ -231,21 +231,6 @@ def pages(found: Mapping[str, Any]) -> tuple[str, list[Table]]:
 
 def _merits(found: Mapping[str, Any]) -> list[list[str]]:
     """Figures of merit of each model, and the gain."""
-    rows = []
-    for key, title in (
-        ("auc_weighted", "AUC"),
-        ("auc_unweighted", "AUC, unweighted"),
-        ("significance", "significance"),
-    ):
-        own = found[key]
-        digits = 4 if key.startswith("auc") else 3
-        parts = (("before", ""), ("after", ""), ("gain", "+"))
-        rows.append([title, *(_said(own[part], digits, sign) if own else "–" for part, sign in parts)])
-    return rows
-
-
-def _said(value: Mapping[str, Any], digits: int, sign: str = "") -> str:
-    if value["value"] is None:
-        return "–"
-    interval = "" if value["low"] is None else f" [{value['low']:{sign}.{digits}f}, {value['high']:{sign}.{digits}f}]"
-    return f"{value['value']:{sign}.{digits}f}{interval}"
+    titles = {"auc_weighted": "AUC", "auc_unweighted": "AUC, unweighted", "significance": "significance"}
+    parts = ("before", "after", "gain")
+    return [[title, *(text((found[key] or {}).get(part)) for part in parts)] for key, title in titles.items()]

@@ -170,13 +170,14 @@ class Task(BuiltOnce, Generic[S]):
     interactive_params = [*law.Task.interactive_params, "why", "print_provenance", "adopt", "detach"]
     exclude_index = True
     libraries: tuple[str, ...] = ()
+    analyses: tuple[str, ...] = ("analysis",)
+    """Parameters that name an analysis."""
 
     @classmethod
     def modify_param_values(cls, params: dict[str, Any]) -> dict[str, Any]:
         """Make folders absolute, so that every process finds them."""
         params = super().modify_param_values(params)
-        params["analysis"] = analysis_path(str(params.get("analysis") or ""))
-        return params
+        return {**params, **{name: analysis_path(str(params.get(name) or "")) for name in cls.analyses}}
 
     # What a step declares
 

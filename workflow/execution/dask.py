@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import cache
+from itertools import takewhile
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -241,7 +242,8 @@ class _Step:
 
     def _after_loss(self, bundle: Sequence[Group], error: KilledWorker) -> tuple[list[Ended], list[Group]]:
         """They run in turn: the last one that had begun was lost, those before it are done."""
-        count = max((place for place, group in enumerate(bundle) if group.number in self._begun), default=0)
+        begun = list(takewhile(lambda group: group.number in self._begun, bundle))
+        count = max(0, len(begun) - 1)
         ended: list[Ended] = [(group, None) for group in bundle[:count]]
         self._begun.difference_update(group.number for group in bundle)
         lost, again = bundle[count], list(bundle[count + 1 :])

@@ -12,7 +12,7 @@ import luigi
 
 from analysis.config import Configuration
 from analysis.errors import UserError
-from workflow.base import Given, analysis_path
+from workflow.base import Given
 from workflow.parameters import OverridesParameter
 from workflow.store import read_json, results_folder, write_json
 from workflow.tasks.beside import PAGE, PageTask
@@ -51,6 +51,7 @@ class Compare(PageTask):
 
     exclude_index = False
     libraries = ("numpy",)
+    analyses = ("analysis", "against")
 
     against = luigi.Parameter(
         description="the other model: an example, the path of an analysis folder, or NAME@FINGERPRINT of a result"
@@ -59,13 +60,6 @@ class Compare(PageTask):
         default=(),  # type: ignore[arg-type]
         description="override one key of the other model's configuration with a YAML value; any number of times",
     )
-
-    @classmethod
-    def modify_param_values(cls, params: dict[str, Any]) -> dict[str, Any]:
-        """Make folders absolute, so that every process finds them."""
-        params = super().modify_param_values(params)
-        params["against"] = analysis_path(str(params.get("against") or ""))
-        return params
 
     @cached_property
     def twin(self) -> EvaluateEnsemble:

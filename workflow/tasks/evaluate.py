@@ -105,7 +105,7 @@ class EvaluateEnsemble(Task[EvaluateSlice]):
         summary["shared_events"] = check_shared(pool, events, settings)
         summary["onnx"] = compare_onnx(given.made["export"].path("ensemble.onnx"), events, pool.features)
         if settings.refined:
-            summary |= close(given.made["pool"].path("pool"), given.made["networks"], settings)
+            summary |= close(pool, given.made["networks"], settings)
         write_json(out / "evaluation.json", summary)
 
 
@@ -124,10 +124,9 @@ def refined(config: Configuration) -> bool:
     return config.training.negative_weights == "reweighted"
 
 
-def close(pool: Path, networks: Mapping[int, Made], settings: EvaluateSlice) -> dict[str, Any]:
+def close(pool: Pool, networks: Mapping[int, Made], settings: EvaluateSlice) -> dict[str, Any]:
     """Compare refined with signed weights, event by event those that a network trains with, if any is negative."""
     from analysis.closure import closure, crossed
-    from analysis.pool import load_pool
     from models.ensemble import load_member
 
     folds = settings.scored.scores.folds
@@ -135,9 +134,8 @@ def close(pool: Path, networks: Mapping[int, Made], settings: EvaluateSlice) -> 
     ratios = [load_member(files[fold, 0], ratios=True).ratios for fold in range(folds)]
     if all(ratio is None for ratio in ratios):
         return {}
-    events = load_pool(pool)
-    uses = [events.uses(fold, folds, settings.evaluation.scheme)[0] for fold in range(folds)]
-    return {"refinement": closure(events, crossed(ratios, uses, events.folds))}
+    uses = [pool.uses(fold, folds, settings.evaluation.scheme)[0] for fold in range(folds)]
+    return {"refinement": closure(pool, crossed(ratios, uses, pool.folds))}
 
 
 def check_shared(pool: Pool, events: ScoredEvents, settings: EvaluateSlice) -> dict[str, Any]:
