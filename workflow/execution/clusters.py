@@ -48,6 +48,8 @@ WORKERS: dict[str, Any] = {
     **{f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause", "terminate")},
     # Else whoever is on the machine can read over HTTP what runs there.
     "distributed.worker.http.routes": [],
+    # dask's own profile of what workers do looks at them a hundred times a second.
+    "distributed.worker.profile.enabled": False,
 }
 """Configuration of dask for workers."""
 PASSED = ("EVENTFOLD_STORE", "EVENTFOLD_DATA", "EVENTFOLD_VENV", "EVENTFOLD_TORCH")

@@ -36,7 +36,7 @@ LOOK = 5.0
 """Seconds between two looks at whether workers of this machine are there."""
 LONG = 1.0
 """Seconds from which on groups are sent one by one; shorter ones together, so that they take no longer."""
-AHEAD, FEWEST = 4, 64
+AHEAD, FEWEST = 4, 8
 """Tasks that dask has for each worker, and of all at least: those that are not sent yet may still be joined."""
 
 
