@@ -223,16 +223,73 @@ class HistogramSettings(Section):
     bins: Annotated[int, Field(ge=2)] = 20
 
 
-class NuisanceSettings(Section):
-    """A log-normal uncertainty of yields: its relative size, or the factors one standard deviation down and up."""
+class UpDown(Section):
+    """Functions of `physics.py` for one standard deviation up, and down unless that is the mirror image."""
 
-    norm: Annotated[float, Field(gt=0, lt=1)] | tuple[Positive, Positive]
+    up: Name
+    down: Name | None = None
+
+
+class NuisanceSettings(Section):
+    """A systematic uncertainty: of yields alone (`norm`), by other weights, or by shifted events.
+
+    Attributes:
+        norm: Log-normal, of yields: its relative size, or the factors one standard deviation down and up.
+        weight: Functions that return what the weight of each event is multiplied with.
+        shift: Functions that return shifted branches or collections.
+        processes: What it is an uncertainty of; by default all that are simulated.
+        correlated: Whether one parameter varies all processes, or one each.
+        changes_norm: Whether a variation by weights changes the yields before any selection too; else it keeps them.
+        symmetrise: Whether both sides get half their difference.
+        smooth: Whether the ratio to the nominal template is smoothed over the bins.
+        prune: Smallest relative effect that is kept, of the yield and of the shape of each process.
+    """
+
+    norm: Annotated[float, Field(gt=0, lt=1)] | tuple[Positive, Positive] | None = None
+    weight: UpDown | None = None
+    shift: UpDown | None = None
     processes: tuple[Name, ...] = ()
+    correlated: bool = True
+    changes_norm: bool = False
+    symmetrise: bool = False
+    smooth: bool = False
+    prune: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> NuisanceSettings:
+        kinds = [key for key in ("norm", "weight", "shift") if getattr(self, key) is not None]
+        if len(kinds) != 1:
+            found = f"found {' and '.join(kinds)}" if kinds else "found none of them"
+            raise ValueError(f"expected one of `norm`, `weight` and `shift`, {found}")
+        if self.changes_norm and self.weight is None:
+            raise ValueError("`changes_norm` is of variations by weights (`weight`), leave it out")
+        if self.norm is not None:
+            given = [key for key in ("symmetrise", "smooth", "prune") if getattr(self, key)]
+            if given:
+                raise ValueError(f"`{given[0]}` is of templates, and `norm` varies none: leave it out")
+        sides = self.sides
+        if sides and sides.up == sides.down:
+            raise ValueError(f"up and down are the same function {sides.up!r}; for a mirror image leave `down` out")
+        if self.symmetrise and sides and sides.down is None:
+            raise ValueError("`symmetrise` needs `down`: without it, down is the mirror image of up already")
+        return self
 
     @property
     def factors(self) -> tuple[float, float]:
         """Factors of the yields, down and up; those of a size are each other's inverse."""
+        if self.norm is None:
+            raise ValueError("it is no uncertainty of yields alone")
         return (1 / (1 + self.norm), 1 + self.norm) if isinstance(self.norm, float) else self.norm
+
+    @property
+    def sides(self) -> UpDown | None:
+        """The functions of a variation; None for an uncertainty of yields alone."""
+        return self.weight or self.shift
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The same, one or two."""
+        return tuple(name for name in (self.sides.up, self.sides.down) if name) if self.sides else ()
 
 
 class Outputs(Section):
@@ -345,7 +402,10 @@ class Configuration(Section):
 
     @model_validator(mode="after")
     def _nuisances_fit(self) -> Configuration:
-        simulated = [name for name in self.processes if not self.is_collision(name)]
+        simulated = self.simulated
+        names = [name for of_one in self.parameters.values() for name in of_one]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"key outputs.nuisances: two parameters would be called {twice[0]!r}; rename one")
         for name, nuisance in self.outputs.nuisances.items():
             if name in ("mu", "r", "staterror_signal", "staterror_background"):
                 raise ValueError(
@@ -458,6 +518,42 @@ class Configuration(Section):
         if not self.targets and self.training.loss_weight == 0:
             raise ValueError("key training.loss_weight is 0, but there are no targets: nothing would be trained")
         return self
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """Processes that are simulated."""
+        return tuple(name for name in self.processes if not self.is_collision(name))
+
+    @property
+    def parameters(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """For each of `outputs.nuisances`, the parameters that it stands for, and what each of them varies."""
+        found: dict[str, dict[str, tuple[str, ...]]] = {}
+        for name, nuisance in self.outputs.nuisances.items():
+            processes = nuisance.processes or self.simulated
+            found[name] = {name: processes} if nuisance.correlated else {f"{name}_{p}": (p,) for p in processes}
+        return found
+
+    @property
+    def shifts(self) -> dict[str, tuple[str, ...]]:
+        """Functions that shift events, and the processes that each of them varies."""
+        return self._varied("shift")
+
+    @property
+    def weight_variations(self) -> dict[str, tuple[str, ...]]:
+        """Functions that vary weights, and the processes that each of them varies."""
+        return self._varied("weight")
+
+    def _varied(self, kind: Literal["weight", "shift"]) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for nuisance in self.outputs.nuisances.values():
+            for name in nuisance.functions if getattr(nuisance, kind) else ():
+                own = {*found.get(name, ()), *(nuisance.processes or self.simulated)}
+                found[name] = tuple(process for process in self.processes if process in own)
+        return found
+
+    def datasets_of(self, processes: Sequence[str]) -> tuple[str, ...]:
+        """Data sets that hold events of some processes."""
+        return tuple(d for d in self.data.datasets if any(d in self.processes[p].data for p in processes))
 
     @property
     def target_outputs(self) -> tuple[str, ...]:
@@ -619,6 +715,7 @@ class Analysis:
         named += [(f"features.{obj}", n) for obj, group in config.features.items() for n in group]
         named += [("spectators", n) for n in config.spectators]
         named += [("weights.factors", n) for n in config.weights.factors]
+        named += [(f"outputs.nuisances.{k}", n) for k, each in config.outputs.nuisances.items() for n in each.functions]
         named += [(f"targets.{name}.function", target.function) for name, target in config.targets.items()]
         named += [(f"classes.soft_labels.{name}", n) for name, n in config.classes.soft_labels.items()]
         for key, name in named:

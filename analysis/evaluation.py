@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from analysis.reliability import reliability
 from analysis.splitting import Scheme, fold_of
 from analysis.statistics import binned_significance, choose_edges
 from analysis.table import EventTable
-from analysis.weights import Totals, effective_number, scale_of_rest, scale_of_test
+from analysis.weights import Totals, VariedSums, effective_number, scale_of_rest, scale_of_test
 
 PATTERN_EVENTS = 10
 """Fewest events of the signal and of the rest for an AUC of the events with one pattern of present objects."""
@@ -469,6 +469,7 @@ class Filled:
         settings: Classes and collision data.
         kind: `ensemble`: simulation by its held-out test events, scaled to all; `routed`: by all events. Data alike.
         with_data: Whether there are collision data, and they may be seen.
+        factor: What each event's weight is multiplied with, float64 [N]; None for 1.
     """
 
     events: ScoredEvents
@@ -476,6 +477,7 @@ class Filled:
     settings: ScoreSettings
     kind: Literal["ensemble", "routed"]
     with_data: bool
+    factor: npt.NDArray[np.float64] | None = None
 
     def histograms(
         self, name: str, edges: npt.NDArray[np.float64], category: str | None = None
@@ -492,6 +494,8 @@ class Filled:
         rows, weight = chosen & ~is_data, table.weight
         if self.kind == "ensemble":
             rows, weight = rows & table.is_test, weight * self.scales.per_event(table)
+        if self.factor is not None:
+            weight = weight * self.factor
         filled = score_histograms(score[rows], weight[rows], table.process[rows], table.processes, edges)
         templates = {
             process: histogram
@@ -501,6 +505,25 @@ class Filled:
         }
         observed = chosen & is_data
         return templates, Histogram.fill(score[observed], table.weight[observed], edges) if self.with_data else None
+
+    def weighted(self, name: str, sums: Mapping[str, VariedSums], *, keeps_norm: bool) -> Filled:
+        """The same with weights that a function varies.
+
+        Simulation is normalised by its own sums of varied weights: test events, scaled to all, have before any
+        selection exactly the yield of all events.
+
+        Args:
+            name: The function, a column of the table that collision data lack.
+            sums: Sums of the weights per process before any selection, as they are and varied.
+            keeps_norm: Whether the yield before any selection is the nominal one.
+        """
+        table = self.events.table
+        common = np.ones(len(table.processes))
+        for i, process in enumerate(table.processes):
+            if process in sums:
+                common[i] = sums[process].factor(process, test=self.kind == "ensemble", keeps_norm=keeps_norm)
+        own = np.ma.filled(table.columns[name].astype(np.float64), 1.0)
+        return replace(self, factor=own * common[table.process])
 
     def folders(self, bins: int) -> dict[str, dict[str, Histogram]]:
         """Histograms in equal bins by name, of each class's score, of all events and of each category.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -164,11 +164,18 @@ class Events:
     again. Asking for what is not there raises a `UserError` that names the file and the nearest branches.
     """
 
-    def __init__(self, array: Any, source: Source, kept: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        array: Any,
+        source: Source,
+        kept: npt.NDArray[np.int64] | None = None,
+        shifted: Mapping[str, Any] | None = None,
+    ) -> None:
         self._array = array
         self._source = source
         self._kept = kept
-        self._columns: dict[str, Any] = {}
+        self._shifted: Mapping[str, Any] = shifted or {}
+        self._columns: dict[str, Any] = dict(self._shifted)
 
     def __len__(self) -> int:
         return len(self._array) if self._kept is None else len(self._kept)
@@ -184,8 +191,18 @@ class Events:
         Args:
             kept: int64 positions within this chunk, ascending.
         """
+        shifted = {name: column[kept] for name, column in self._shifted.items()}
         kept = kept if self._kept is None else self._kept[kept]
-        return Events(self._array, self._source, kept)
+        return Events(self._array, self._source, kept, shifted)
+
+    def shifted(self, columns: Mapping[str, Any]) -> Events:
+        """The same events with other values.
+
+        Args:
+            columns: What takes the place of branches (flat) or collections (NanoAOD), one item per event; sentinels
+                are not looked for in it.
+        """
+        return Events(self._array, self._source, self._kept, {**self._shifted, **columns})
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._columns:

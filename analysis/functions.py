@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.events import Events
 from analysis.sources import Source
 
@@ -40,6 +40,36 @@ def call(name: str, function: Function, events: Events, source: Source) -> Any:
             f"{name}(events) failed at {place}, on {source.path}, entries {source.start} to {source.stop}: "
             f"{type(error).__name__}: {first}"
         ) from error
+
+
+def call_shift(name: str, function: Function, events: Events, source: Source) -> Events:
+    """Shift events by a user's function, which returns what takes the place of some branches or collections.
+
+    Raises:
+        UserError: The function failed, or did not return a mapping of names that the events have to one item per event.
+    """
+    returned = call(name, function, events, source)
+    if not isinstance(returned, Mapping) or not returned:
+        raise UserError(
+            f"{name}(events) returned {type(returned).__name__}, but a mapping of branches or collections to their "
+            'shifted values was expected, as in {"Jet": ak.with_field(events.Jet, 1.02 * events.Jet.pt, "pt")}.'
+        )
+    columns = {}
+    for key, value in returned.items():
+        if key not in events.fields:
+            raise UserError(
+                f"{name}(events) shifts {key!r}, but the events have no such branch or collection. "
+                f"{nearest(str(key), events.fields)}"
+            )
+        try:
+            columns[key] = ak.Array(value)
+        except TypeError as error:
+            raise UserError(f"{name}(events): what it returned for {key!r} is no array but {value!r}.") from error
+        if len(columns[key]) != len(events):
+            raise UserError(
+                f"{name}(events) returned {len(columns[key])} items for {key!r}, but there are {len(events)} events."
+            )
+    return events.shifted(columns)
 
 
 def call_mask(name: str, function: Function, events: Events, source: Source) -> npt.NDArray[np.bool_]:

@@ -1,14 +1,13 @@
 """The likelihood model of a binned score, as a workspace of pyhf and a datacard of Combine, and what it expects.
 
-One channel, the signal strength `mu` on all signal processes, log-normal uncertainties of yields, and the statistical
-uncertainty of the simulation in each bin. Definitions and sources: docs/metrics.md.
+One channel, the signal strength `mu` on all signal processes, log-normal uncertainties of yields, systematic variations
+of the templates, and the statistical uncertainty of the simulation in each bin. Definitions: docs/metrics.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,14 @@ from analysis.errors import UserError
 from analysis.histograms import DATA, Histogram
 from analysis.metrics import FloatArray
 from analysis.statistics import asimov_significance, merge_bins
+from analysis.variations import Variation, Varied, effects, same, settle, split
 
 CHANNEL, STRENGTH = "score", "mu"
 """The channel, and the parameter of interest."""
 FOLDER = "fit"
 """Where the templates are in the file of histograms."""
-LEVEL = 0.95
-"""Confidence level of limits."""
 TINY = 1e-9
 """Background events of a bin that has none, where only the size of a significance matters."""
-BANDS = {"low_95": -2, "low_68": -1, "median": 0, "high_68": 1, "high_95": 2}
-"""Quantiles of expected limits, in standard deviations."""
 SPARSE = 10
 """Effective events of a bin up to which Combine gives each process an uncertainty of its own, of a Poisson form."""
 
@@ -57,6 +53,7 @@ class Likelihood:
         templates: Expected events per process, all with the same edges; no bin is negative.
         signals: Which of them `mu` scales.
         nuisances: Uncertainties of yields.
+        varied: For each parameter that varies templates, those of each process that it varies.
         observed: Events per bin, float64 [B].
         asimov: Whether these are the sum of all templates, instead of data.
         clipped: Σw that setting negative bins to zero added, per process that had some (a positive number).
@@ -65,6 +62,7 @@ class Likelihood:
     templates: Mapping[str, Histogram]
     signals: tuple[str, ...]
     nuisances: tuple[Nuisance, ...]
+    varied: Mapping[str, Mapping[str, Varied]]
     observed: FloatArray
     asimov: bool
     clipped: Mapping[str, float]
@@ -75,6 +73,7 @@ class Likelihood:
         signals: Collection[str],
         data: Histogram | None = None,
         nuisances: Sequence[Nuisance] = (),
+        variations: Sequence[Variation] = (),
     ) -> Likelihood:
         """Make histograms fit for a likelihood.
 
@@ -87,13 +86,14 @@ class Likelihood:
             signals: Names of the signal processes, some but not all of the histograms.
             data: Collision data; None for Asimov data, the sum of all templates.
             nuisances: Uncertainties of yields, of processes among the histograms.
+            variations: What varies the histograms, with the same edges.
 
         Raises:
             ValueError: Edges that differ, signals that are no histograms or are all of them, nuisances of something
                 else.
             UserError: A background without a positive sum.
         """
-        _check(histograms, signals, data, nuisances)
+        _check(histograms, signals, data, nuisances, variations)
         backgrounds = [h for name, h in histograms.items() if name not in signals]
         values = np.sum([h.values for h in backgrounds], axis=0)
         if not values.sum() > 0:
@@ -114,11 +114,18 @@ class Likelihood:
             if (merged.values < 0).any():
                 clipped[name] = float((kept - merged.values).sum())
             templates[name] = Histogram(merged.edges, kept, merged.variances, merged.entries)
+        varied = {}
+        for variation in variations:
+            settled = settle(variation, templates, bounds)
+            for parameter, processes in variation.parameters.items():
+                if own := {process: settled[process] for process in processes if process in settled}:
+                    varied[parameter] = own
         expected: FloatArray = np.sum([template.values for template in templates.values()], axis=0)
         return Likelihood(
             templates=templates,
             signals=tuple(name for name in histograms if name in signals),
             nuisances=tuple(nuisances),
+            varied=varied,
             observed=expected if data is None else data.merged(bounds).values,
             asimov=data is None,
             clipped=clipped,
@@ -130,9 +137,28 @@ class Likelihood:
         return next(iter(self.templates.values())).edges
 
     def histograms(self) -> dict[str, Histogram]:
-        """What `datacard` refers to: the templates, and the observed events."""
+        """What `datacard` refers to: the templates, as they are and varied, and the observed events."""
         counts = np.rint(self.observed).astype(np.int64)
-        return {**self.templates, DATA: Histogram(self.edges, self.observed, self.observed, counts)}
+        varied = {
+            f"{process}_{parameter}{side}": histogram
+            for parameter, own in self.varied.items()
+            for process, sides in own.items()
+            for side, histogram in (("Up", sides.up), ("Down", sides.down))
+        }
+        return {**self.templates, **varied, DATA: Histogram(self.edges, self.observed, self.observed, counts)}
+
+    def effects(self) -> dict[str, dict[str, Any]]:
+        """Relative effects of each parameter on each process that it varies: yield down and up, and shape."""
+        norms = {
+            n.name: {p: {"down": n.down - 1, "up": n.up - 1, "shape": None, "pruned": None} for p in n.processes}
+            for n in self.nuisances
+        }
+        templates = self.templates
+        shapes = {
+            name: {process: effects(templates[process], sides) for process, sides in own.items()}
+            for name, own in self.varied.items()
+        }
+        return {**norms, **shapes}
 
     def workspace(self) -> dict[str, Any]:
         """The model for pyhf, after its JSON schema, version 1.0.0.
@@ -141,6 +167,9 @@ class Likelihood:
         the "lite" form), one for the sum of the signals and one for the sum of the backgrounds: pyhf makes them
         relative to the sum of what shares them, and relative to signal plus background the background of a bin rich in
         signal would be far too certain at mu = 0.
+
+        A parameter that varies templates acts in two parts: on the yield by a factor (``normsys``), which stays above
+        zero however far it is pulled, and on the shape (``histosys``).
         """
         samples = []
         for name, template in self.templates.items():
@@ -154,6 +183,9 @@ class Likelihood:
                 for nuisance in self.nuisances
                 if name in nuisance.processes
             ]
+            for parameter, own in self.varied.items():
+                if name in own:
+                    modifiers += _modifiers(parameter, template, own[name])
             samples.append({"name": name, "data": template.values.tolist(), "modifiers": modifiers})
         return {
             "channels": [{"name": CHANNEL, "samples": samples}],
@@ -163,12 +195,13 @@ class Likelihood:
         }
 
     def _strength(self) -> dict[str, Any]:
-        """The bounds of mu: from 0 to 200 standard deviations for a background known exactly, but 10 at least."""
+        """The bounds of mu: from 0 to 200 standard deviations of statistical uncertainty, but 10 at least."""
         signal, background = (
             np.sum([t.values for name, t in self.templates.items() if (name in self.signals) is of_signal], axis=0)
             for of_signal in (True, False)
         )
-        significance = asimov_significance(signal, np.maximum(background, TINY))
+        error = np.sqrt(np.sum([t.variances for name, t in self.templates.items() if name not in self.signals], axis=0))
+        significance = asimov_significance(signal, np.maximum(background, TINY), error)
         largest = max(10.0, 200.0 / significance) if significance > 0 else 10.0
         return {"name": STRENGTH, "inits": [1.0], "bounds": [[0.0, largest]]}
 
@@ -195,6 +228,10 @@ class Likelihood:
         uncertain = [
             (n.name, "lnN", *(_factors(n) if name in n.processes else "-" for name in names)) for n in self.nuisances
         ]
+        uncertain += [
+            (parameter, "shape", *("1" if name in own else "-" for name in names))
+            for parameter, own in self.varied.items()
+        ]
         widths = [max(map(len, column)) for column in zip(*rows, *uncertain, strict=True)]
 
         def aligned(cells: Sequence[str]) -> str:
@@ -219,91 +256,17 @@ class Likelihood:
         return "\n".join(lines) + "\n"
 
 
-def expectation(workspace: Mapping[str, Any]) -> dict[str, Any]:
-    """What is expected of a measurement, by the asymptotic formulas of Cowan, Cranmer, Gross, Vitells, arXiv:1007.1727.
-
-    With the profile likelihood ratios q of pyhf, on Asimov data: the significance Z = sqrt(q0) on data with mu = 1
-    (eq. 53), and the upper limit on mu by CLs, whose quantile of N standard deviations under the background alone is
-    the mu with sqrt(q_mu) = N + Φ⁻¹(1 − 0.05 Φ(N)) on data with mu = 0 (eq. 89, with CLs in place of CLs+b).
-
-    Args:
-        workspace: For pyhf, with the parameter of interest `mu`.
-
-    Returns:
-        ``significance``, and ``limit``: a value for each of `BANDS`, None where no signal strength is excluded; and a
-        ``reason`` where there is no median limit. Where the signal expects no events, or a fit does not converge, both
-        are None.
-    """
-    import pyhf
-
-    # Not by way of pyhf.Workspace, which checks everything against its schema first.
-    config = workspace["measurements"][0]["config"]
-    spec = {"channels": workspace["channels"], "parameters": config["parameters"]}
-    model = pyhf.Model(spec, validate=False, poi_name=config["poi"])
-    signal, background = _asimov(model, 1.0), _asimov(model, 0.0)
-    own = slice(0, model.config.nmaindata)
-    rough = asimov_significance(np.maximum((signal - background)[own], 0.0), np.maximum(background[own], TINY))
-    if not rough > 0:
-        return {"significance": None, "limit": None, "reason": "the signal has no expected events"}
-    try:
-        found = _fitted(model, signal, background, rough)
-        reason = None if found["limit"]["median"] else "within its uncertainties the model excludes no signal strength"
-        return {**found, "reason": reason}
-    except pyhf.exceptions.FailedMinimization:
-        return {"significance": None, "limit": None, "reason": "a fit of the likelihood model does not converge"}
-
-
-def _fitted(model: Any, signal: Any, background: Any, rough: float) -> dict[str, Any]:
-    """Significance and limits from fits to Asimov data with and without signal; `rough` is about the significance."""
-    from pyhf.infer.test_statistics import q0, qmu_tilde
-    from scipy.stats import norm
-
-    bounds = model.config.suggested_bounds()
-    others = model.config.suggested_init(), bounds, model.config.suggested_fixed()
-
-    @cache
-    def root_of_q(strength: float) -> float:
-        return _root(qmu_tilde(strength, background, model, *others))
-
-    limits: dict[str, float | None] = {}
-    for name, deviations in BANDS.items():
-        target = deviations + norm.ppf(1 - (1 - LEVEL) * norm.cdf(deviations))
-        # As if the root of q rose in proportion to mu, which it does as long as the signal's own uncertainty is small.
-        limits[name] = _crossing(root_of_q, target, target / rough, bounds[model.config.poi_index][1] / 2)
-    return {"significance": _root(q0(0.0, signal, model, *others)), "limit": limits}
-
-
-def _root(q: Any) -> float:
-    """The square root of a likelihood ratio, which rounding may bring below zero.
-
-    Raises:
-        pyhf.exceptions.FailedMinimization: It is not finite.
-    """
-    import pyhf
-    from scipy.optimize import OptimizeResult
-
-    if not np.isfinite(float(q)):
-        raise pyhf.exceptions.FailedMinimization(OptimizeResult(message=f"the likelihood ratio is {float(q)}"))
-    return float(np.sqrt(max(float(q), 0.0)))
-
-
-def _crossing(rising: Callable[[float], float], target: float, start: float, largest: float) -> float | None:
-    """Where a function that rises from 0 at 0 meets a target; None where it does not, up to twice the largest value."""
-    from scipy.optimize import brentq
-
-    below, above = 0.0, start
-    while rising(above) < target:
-        if above > largest:
-            return None
-        below, above = above, 2 * above
-    return float(brentq(lambda value: (rising(value) if value else 0.0) - target, below, above, rtol=1e-3))
-
-
-def _asimov(model: Any, strength: float) -> Any:
-    """What the model expects with its nuisance parameters as they are, auxiliary data included."""
-    parameters = list(model.config.suggested_init())
-    parameters[model.config.poi_index] = strength
-    return np.asarray(model.expected_data(parameters), dtype=np.float64)
+def _modifiers(parameter: str, nominal: Histogram, varied: Varied) -> list[dict[str, Any]]:
+    """What a parameter does to one template, for pyhf: to its yield and to its shape, as far as either changes."""
+    (low, down), (high, up) = (split(nominal.values, side.values) for side in (varied.down, varied.up))
+    found: list[dict[str, Any]] = []
+    if not np.allclose((low, high), 1.0, rtol=1e-9):
+        found.append({"name": parameter, "type": "normsys", "data": {"hi": high, "lo": low}})
+    if not (same(down, nominal.values) and same(up, nominal.values)):
+        found.append(
+            {"name": parameter, "type": "histosys", "data": {"hi_data": up.tolist(), "lo_data": down.tolist()}}
+        )
+    return found
 
 
 def _factors(nuisance: Nuisance) -> str:
@@ -318,6 +281,7 @@ def _check(
     signals: Collection[str],
     data: Histogram | None,
     nuisances: Sequence[Nuisance],
+    variations: Sequence[Variation],
 ) -> None:
     missing = sorted(set(signals) - set(histograms))
     if missing or not signals or set(signals) == set(histograms):
@@ -326,6 +290,7 @@ def _check(
             "at least one of each, signal and background, is needed"
         )
     templates = list(histograms.values()) + ([data] if data is not None else [])
+    templates += [histogram for variation in variations for histogram in variation.named().values()]
     if any(not np.array_equal(h.edges, templates[0].edges) for h in templates):
         raise ValueError("the histograms of processes and data have different edges")
     for nuisance in nuisances:

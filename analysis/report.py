@@ -110,6 +110,7 @@ def render(content: ReportContent) -> str:
         title=content.title or content.name,
         name=content.name,
         summary={"targets": {}, "spectators": {}} | dict(summary),
+        systematics=list(_systematics(summary["systematics"])),
         samples=_samples(summary),
         test=metrics["test"],
         limit=_limit(summary["expectation"]),
@@ -232,6 +233,42 @@ class _Yield:
             test_scale="–" if collision else _number(entry["test_scale"]),
             closure="–" if entry["test_closure"] is None else f"{entry['test_closure']:+.1f}".replace("-", "−"),
         )
+
+
+@dataclass(frozen=True)
+class _Systematic:
+    """One line of the table of systematic uncertainties, as text."""
+
+    parameter: str
+    kind: str
+    processes: str
+    down: str
+    up: str
+    shape: str
+    pruned: str
+
+
+KINDS = {"norm": "yields", "weight": "other weights", "shift": "shifted events"}
+"""What kinds of systematic uncertainties are called."""
+
+
+def _systematics(parameters: Mapping[str, Any]) -> Iterator[_Systematic]:
+    """A line for each parameter and effect; processes on which it has the same effect share one."""
+    for name, parameter in parameters.items():
+        lines: dict[tuple[str, ...], list[str]] = {}
+        for process, effect in parameter["effects"].items():
+            sizes = (_signed_percent(effect["down"]), _signed_percent(effect["up"]))
+            shape = "–" if effect["shape"] is None else _percent(effect["shape"])
+            lines.setdefault((*sizes, shape, effect["pruned"] or ""), []).append(process)
+        for (down, up, shape, pruned), processes in lines.items():
+            yield _Systematic(name, KINDS[parameter["kind"]], ", ".join(processes), down, up, shape, pruned)
+        if not lines:
+            yield _Systematic(name, KINDS[parameter["kind"]], "none", "–", "–", "–", "all")
+
+
+def _signed_percent(value: float) -> str:
+    text = f"{100 * value:+.1f}".replace("-", "−")
+    return "0.0%" if text in ("+0.0", "−0.0") else f"{text}%"
 
 
 def _samples(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

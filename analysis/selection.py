@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from analysis.errors import UserError
 from analysis.events import Events, read
-from analysis.functions import Function, call_mask
+from analysis.features import compute
+from analysis.functions import Function, call_mask, call_shift
 from analysis.sources import SelectionSettings, Source
 from analysis.splitting import event_identity, is_test, key_of
-from analysis.weights import Totals
+from analysis.weights import Totals, VariedSums
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,12 @@ def select(source: Source, settings: SelectionSettings, functions: Mapping[str, 
             to several, or an event to several categories.
     """
     events = read(source)
-    entries = np.arange(source.start, source.stop, dtype=np.int64)
-    identity = _identity(events, source, settings, entries)
-    process = _processes(events, source, settings)
-    weight = _generator_weight(events, source, settings)
-    test = is_test(identity, settings.test_fraction, settings.test_salt)
+    known = _known(events, source, settings)
+    process, weight, test = known.process, known.weight, known.test
+    if settings.shift:
+        events = call_shift(settings.shift, functions[settings.shift], events, source)
 
-    steps = {"all": np.ones(len(entries), dtype=np.bool_)}
+    steps = {"all": np.ones(len(events), dtype=np.bool_)}
     for cut in settings.cuts:
         passed = call_mask(cut, functions[cut], events, source)
         steps[cut] = steps[list(steps)[-1]] & passed
@@ -91,8 +91,8 @@ def select(source: Source, settings: SelectionSettings, functions: Mapping[str, 
 
     names = list(settings.processes)
     columns = {
-        "entry": entries[kept],
-        "identity": identity[kept],
+        "entry": events.entries[kept],
+        "identity": known.identity[kept],
         "process": np.asarray(names, dtype=object)[process[kept]],
         "generator_weight": weight[kept],
         "is_test": test[kept],
@@ -120,12 +120,64 @@ def select(source: Source, settings: SelectionSettings, functions: Mapping[str, 
     )
 
 
-def _identity(
-    events: Events, source: Source, settings: SelectionSettings, entries: npt.NDArray[np.int64]
-) -> npt.NDArray[np.uint64]:
+def sums_of_variation(
+    source: Source, settings: SelectionSettings, name: str, function: Function
+) -> dict[str, VariedSums]:
+    """Sums of weights, as they are and varied, over the entries of one chunk before any selection, per process.
+
+    Args:
+        source: The range of entries.
+        settings: Processes, generator weight and test bucket; no cut is looked at.
+        name: The function's name.
+        function: From events to what the weight of each is multiplied with.
+
+    Raises:
+        UserError: The function fails, or does not return one finite number per event.
+    """
+    events = read(source)
+    known = _known(events, source, settings)
+    factor = compute((name,), {name: function}, events, source)[name]
+    if np.ma.is_masked(factor):
+        entry = events.entries[int(np.flatnonzero(np.ma.getmaskarray(factor))[0])]
+        raise UserError(
+            f"{name}(events) is None in {source.path}, first at entry {entry}; a variation of weights needs a number "
+            "in every event: 1 where it changes nothing."
+        )
+    varied = known.weight * np.ma.getdata(factor).astype(np.float64)
+    everything = np.ones(len(events), dtype=np.bool_)
+    return {
+        process: VariedSums(
+            *(float(np.sum(w[own & part])) for w in (known.weight, varied) for part in (everything, known.test))
+        )
+        for i, process in enumerate(settings.processes)
+        for own in [known.process == i]
+    }
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of all entries of a chunk before any cut, [N] each; no shift changes it."""
+
+    identity: npt.NDArray[np.uint64]
+    process: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float64]
+    test: npt.NDArray[np.bool_]
+
+
+def _known(events: Events, source: Source, settings: SelectionSettings) -> _Known:
+    identity = _identity(events, source, settings)
+    return _Known(
+        identity=identity,
+        process=_processes(events, source, settings),
+        weight=_generator_weight(events, source, settings),
+        test=is_test(identity, settings.test_fraction, settings.test_salt),
+    )
+
+
+def _identity(events: Events, source: Source, settings: SelectionSettings) -> npt.NDArray[np.uint64]:
     if not settings.identity:
-        file_key = np.full(len(entries), key_of(settings.file_key), dtype=np.int64)
-        return event_identity(settings.sample, [file_key, entries])
+        file_key = np.full(len(events), key_of(settings.file_key), dtype=np.int64)
+        return event_identity(settings.sample, [file_key, events.entries])
     columns = []
     for name in settings.identity:
         values = _plain(events, source, name, "identity.columns")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Format = Literal["nanoaod", "flat"]
@@ -61,11 +61,12 @@ class SelectionSettings:
         identity: Names of the identity columns; empty if file and entry identify an event.
         processes: For each process in this data set, the values that branches must have; empty for all entries.
         generator: Branch of the generator weight; None for weight 1, as for collision data.
+        test_fraction: Share of test events.
+        test_salt: Salt of the test bucket.
         cuts: Names of the cut functions, in order.
         training_cuts: Names of the further cuts on training events.
         categories: Category name to function name.
-        test_fraction: Share of test events.
-        test_salt: Salt of the test bucket.
+        shift: Name of a function that shifts the events before the cuts; empty for events as they are.
     """
 
     sample: str
@@ -73,8 +74,9 @@ class SelectionSettings:
     identity: tuple[str, ...]
     processes: Mapping[str, Mapping[str, float]]
     generator: str | None
-    cuts: tuple[str, ...]
-    training_cuts: tuple[str, ...]
-    categories: Mapping[str, str]
     test_fraction: float
     test_salt: str
+    cuts: tuple[str, ...] = ()
+    training_cuts: tuple[str, ...] = ()
+    categories: Mapping[str, str] = field(default_factory=dict)
+    shift: str = ""

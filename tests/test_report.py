@@ -109,6 +109,17 @@ def made_up() -> dict[str, Any]:
             "limit": {"low_95": 0.41, "low_68": 0.6, "median": 0.83, "high_68": 1.17, "high_95": 1.6},
             "reason": None,
         },
+        "systematics": {
+            "luminosity": {
+                "kind": "norm",
+                "effects": {p: {"down": -0.0244, "up": 0.025, "shape": None, "pruned": None} for p in ("top", "higgs")},
+            },
+            "jet_scale": {
+                "kind": "shift",
+                "effects": {"top": {"down": 1e-16, "up": -0.031, "shape": 0.114, "pruned": "yield"}},
+            },
+            "top_pt": {"kind": "weight", "effects": {}},
+        },
         "onnx": {"largest_difference": 3.1e-7},
         "skipped": [{"dataset": "top", "file": "top_7.root", "reason": "is empty (0 bytes)"}],
         "warnings": ["Event numbers are missing: an event is known by file and entry."],
@@ -210,7 +221,8 @@ class TestPage:
     def test_each_section_is_there_and_linked(self, summary: dict[str, Any]) -> None:
         page = Page(render(content(summary)))
         assert page.open == []
-        sections = ["yields", "cutflow", "metrics", "performance", "features", "configuration", "cost", "provenance"]
+        sections = ["yields", "systematics", "cutflow", "metrics", "performance", "features"]
+        sections += ["configuration", "cost", "provenance"]
         assert page.attributes("href") == [f"#{name}" for name in sections]
         identifiers = page.attributes("id")
         assert len(set(identifiers)) == len(identifiers)
@@ -593,3 +605,12 @@ class TestSchema:
 )
 def test_numbers_as_a_reader_writes_them(value: float | None, shown: str) -> None:
     assert _number(value) == shown
+
+
+def test_systematic_uncertainties_have_a_line_for_each_effect(summary: dict[str, Any]) -> None:
+    page = Page(render(content(summary))).text
+    assert "luminosity yields top, higgs −2.4% +2.5% –" in page
+    assert "jet_scale shifted events top 0.0% −3.1% 11.4% yield" in page
+    assert "top_pt other weights none – – – all" in page
+    summary["systematics"] = {}
+    assert "Systematic uncertainties" not in Page(render(content(summary))).text

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
-from workflow.base import Given, Made, Task
+from workflow.base import Given, Made, Task, branches_of
 from workflow.store import write_json
 from workflow.tasks.export import ONNX_TOLERANCE, ExportEnsemble
 from workflow.tasks.folds import PrepareFolds
@@ -32,14 +32,27 @@ class ScoredSlice:
     scores: ScoreSettings
 
     @staticmethod
-    def of(config: Configuration, columns: Sequence[str], truth: Sequence[str] = ()) -> ScoredSlice:
-        """The slice of a step that reads some columns beside the scores, and what only simulation knows."""
+    def of(
+        config: Configuration,
+        columns: Sequence[str],
+        truth: Sequence[str] = (),
+        processes: Sequence[str] | None = None,
+    ) -> ScoredSlice:
+        """The slice of a step that reads some columns beside the scores, and what only simulation knows.
+
+        Args:
+            config: The configuration.
+            columns: Features and spectators.
+            truth: Columns that only simulated events have.
+            processes: Whose events are read; by default those of all processes.
+        """
         from analysis.evaluation import ScoreSettings
         from analysis.table import TableSettings
 
+        chosen = tuple(config.processes) if processes is None else tuple(processes)
         return ScoredSlice(
-            table=TableSettings.of(config, tuple(config.processes), columns, truth),
-            sums=Sums.of(config, config.data.datasets),
+            table=TableSettings.of(config, chosen, columns, truth),
+            sums=Sums.of(config, config.datasets_of(chosen)),
             scores=ScoreSettings(
                 classes=config.class_names,
                 signal=config.classes.signal,
@@ -177,6 +190,26 @@ def require_scored(task: Task[Any], groups: Sequence[str]) -> dict[str, Any]:
     """Requirements of a step that reads the scored events of all processes."""
     events = require_events(task, tuple(task.plan.config.data.datasets), groups)
     return {**events, "scores": ScoreEvents.req(task, branch=-1)}
+
+
+def require_shifted(task: Task[Any]) -> dict[str, Any]:
+    """Requirements of a step that reads the scored events that functions shift, as far as they are varied."""
+    plan, found = task.plan, dict[str, Any]()
+    for shift, processes in plan.config.shifts.items():
+        datasets = plan.config.datasets_of(processes)
+        files = branches_of(plan.files_of(datasets), len(plan.files))
+        own = {
+            **require_events(task, datasets, ("factors",), shift),
+            "scores": ScoreEvents.req(task, branch=-1, shift=shift, **files),
+        }
+        found |= {f"{name} of {shift}": required for name, required in own.items()}
+    return found
+
+
+def shifted(made: Mapping[str, Any], shift: str) -> dict[str, Any]:
+    """What `require_shifted` asked for, of one function, by the names that `load_scored` knows."""
+    ending = f" of {shift}"
+    return {name.removesuffix(ending): one for name, one in made.items() if name.endswith(ending)}
 
 
 def load_scored(made: Mapping[str, Any], settings: ScoredSlice) -> tuple[ScoredEvents, Scales]:

@@ -13,12 +13,13 @@ from workflow.adoption import resolve
 from workflow.base import Given, Made, branch_of, branches_of
 from workflow.identity import fingerprint
 from workflow.parameters import ChoiceParameter
-from workflow.tasks.branches import ChunkWorkflow
+from workflow.tasks.branches import ChunkWorkflow, ShiftedWorkflow
 from workflow.tasks.inputs import require_file, workflow_requires_files
-from workflow.tasks.select import Layout, SelectEvents, source_of
+from workflow.tasks.select import Layout, SelectEvents
 
-GROUPS = ("features", "factors", "spectators", "truth")
-"""`truth` is what training needs of simulated events: regression targets, soft labels, spectators that it looks at."""
+GROUPS = ("features", "factors", "spectators", "truth", "variations")
+"""`truth` is what training needs of simulated events: regression targets, soft labels, spectators that it looks at;
+`variations` is what other weights of simulated events are multiplied with."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class FeatureSlice:
 
     layout: Layout
     names: tuple[str, ...]
+    shift: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Columns(Made):
         return {name: self.path(file) for name, file in self.files.items()}
 
 
-class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
+class ComputeFeatures(ShiftedWorkflow[FeatureSlice], ChunkWorkflow[FeatureSlice]):
     """Call the functions of one group on the selected events; one branch per file and entry range.
 
     Each column has an identity of its own, so that a new or changed function computes alone.
@@ -61,7 +63,7 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
 
     @property
     def title(self) -> str:
-        return f"{self.task_family} ({self.group})"
+        return f"{self.task_family} ({', '.join(filter(None, (self.group, self.shift)))})"
 
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
@@ -71,14 +73,14 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
         return reqs
 
     def requires(self) -> Any:
-        events = branch_of(SelectEvents, self, self.branch)
+        events = branch_of(SelectEvents, self, self.branch, shift=self.shift)
         return {"events": events, **require_file(self, self.branch_data.file)}
 
     def slice(self, config: Configuration) -> FeatureSlice:
-        return FeatureSlice(Layout.of(config, self.branch_data), names_of(config, self.group))
+        return FeatureSlice(Layout.of(config, self.branch_data), names_of(config, self.group, self.label), self.shift)
 
     def functions(self) -> Iterable[str]:
-        return self.settings.names
+        return (*self.settings.names, *self.shift_functions())
 
     @cached_property
     def columns(self) -> dict[str, str]:
@@ -88,9 +90,11 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
 
     def pieces(self, parts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """The columns: each has an identity of its own, of which the other functions are no part."""
-        layout = {"layout": parts["settings"]["layout"]}
+        settings = {name: value for name, value in parts["settings"].items() if name != "names"}
+        shift = {name: code for name, code in parts["functions"].items() if name == settings.get("shift")}
         return {
-            name: {**parts, "settings": layout, "functions": {name: code}} for name, code in parts["functions"].items()
+            name: {**parts, "settings": settings, "functions": {name: parts["functions"][name], **shift}}
+            for name in parts["settings"]["names"]
         }
 
     def paths_of(self, piece: str, address: str) -> list[Path]:
@@ -127,13 +131,17 @@ class ComputeFeatures(ChunkWorkflow[FeatureSlice]):
         from analysis.damage import blaming
         from analysis.events import read
         from analysis.features import compute
+        from analysis.functions import call_shift
 
         own = given.own
         assert isinstance(own, Columns), "what `made` says"
-        source = source_of(settings.layout, own.about.file, given)
+        source = settings.layout.source(given)
         entries = read_columns(given.made["events"].path("events.parquet"), ["entry"])["entry"]
         with blaming(source):
-            events = read(source).at(entries - source.start)
+            events = read(source)
+            if settings.shift:
+                events = call_shift(settings.shift, given.functions[settings.shift], events, source)
+            events = events.at(entries - source.start)
             columns = compute(settings.names, given.functions, events, source)
         for name, column in columns.items():
             write_columns(out / own.files[name], {name: column})
@@ -143,8 +151,17 @@ def _file(name: str, identity: str) -> str:
     return f"{name}-{identity}.parquet"
 
 
-def names_of(config: Configuration, group: str) -> tuple[str, ...]:
-    """Functions of a group."""
+def names_of(config: Configuration, group: str, dataset: str) -> tuple[str, ...]:
+    """Functions of a group that are called on the events of a data set."""
+    data, processes = config.data.datasets[dataset], config.processes_of(dataset)
     if group == "features":
         return config.feature_names
-    return {"factors": config.weights.factors, "spectators": config.spectators, "truth": config.truth}[group]
+    if group == "spectators":
+        return config.spectators
+    if data.collision:  # may lack the branches that corrections of simulation need
+        return ()
+    if group == "factors":
+        return config.weights.factors
+    if group == "variations":
+        return tuple(name for name, varied in config.weight_variations.items() if set(varied) & set(processes))
+    return config.truth if any(config.class_of(process) >= 0 for process in processes) else ()

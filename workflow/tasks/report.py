@@ -135,6 +135,7 @@ def summary_of(config: Configuration, skipped: Sequence[SkippedFile], given: Giv
         "fingerprint": given.fingerprint,
         **evaluation,
         "expectation": read_json(given.made["statistics"].path("expectation.json")),
+        "systematics": read_json(given.made["statistics"].path("systematics.json")),
         "prior": config.training.prior,
         "skipped": [{"dataset": file.dataset, "file": file.key, "reason": file.reason} for file in skipped],
         "warnings": [*warnings_of_skipped(config, skipped, Counter(file.dataset for file in inputs)), *warnings],

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from analysis.config import Configuration
 from models.settings import Combination
 from workflow.base import Given, branch_of, branches_of
-from workflow.tasks.branches import FileWorkflow
+from workflow.tasks.branches import FileWorkflow, ShiftedWorkflow
 from workflow.tasks.export import load_ensemble
 from workflow.tasks.features import ComputeFeatures
 from workflow.tasks.inputs import ListInputs
@@ -29,7 +29,7 @@ class ScoreSlice:
     form: Literal["ttree", "rntuple"]
 
 
-class ScoreEvents(FileWorkflow[ScoreSlice]):
+class ScoreEvents(ShiftedWorkflow[ScoreSlice], FileWorkflow[ScoreSlice]):
     """Apply the ensemble to the selected events; one branch per input file, whatever its process."""
 
     exclude_index = False
@@ -52,8 +52,8 @@ class ScoreEvents(FileWorkflow[ScoreSlice]):
         return {
             "networks": branch_of(TrainFolds, self, -1, branches=()),
             "inputs": branch_of(ListInputs, self, self.branch),
-            "events": [branch_of(SelectEvents, self, c) for c in chunks],
-            "features": [branch_of(ComputeFeatures, self, c, group="features") for c in chunks],
+            "events": [branch_of(SelectEvents, self, c, shift=self.shift) for c in chunks],
+            "features": [branch_of(ComputeFeatures, self, c, group="features", shift=self.shift) for c in chunks],
         }
 
     @property

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.config import Configuration
 from analysis.sources import Format, SelectionSettings, Source
 from workflow.base import Given, branch_of, branches_of
-from workflow.plan import EntryRange, InputFile
+from workflow.plan import EntryRange
 from workflow.store import write_json
-from workflow.tasks.branches import ChunkWorkflow
+from workflow.tasks.branches import ChunkWorkflow, ShiftedWorkflow
 from workflow.tasks.inputs import ListInputs, place_of, require_file, workflow_requires_files
 
 
@@ -32,6 +32,11 @@ class Layout:
         data = config.data
         return Layout(config.tree_of(chunk.file.dataset), data.format, dict(data.sentinels), chunk.start, chunk.stop)
 
+    def source(self, given: Given) -> Source:
+        """The range of entries, in the file that a chunk's step is given."""
+        path, uuid = place_of(given.own.about.file, given)
+        return Source(path, self.tree, self.layout, self.start, self.stop, self.sentinels, uuid)
+
 
 @dataclass(frozen=True)
 class SelectSlice:
@@ -41,7 +46,7 @@ class SelectSlice:
     selection: SelectionSettings
 
 
-class SelectEvents(ChunkWorkflow[SelectSlice]):
+class SelectEvents(ShiftedWorkflow[SelectSlice], ChunkWorkflow[SelectSlice]):
     """Apply the cuts; record identity, process, generator weight and cutflow; one branch per file and entry range."""
 
     exclude_index = False
@@ -60,26 +65,19 @@ class SelectEvents(ChunkWorkflow[SelectSlice]):
         return {"inputs": inputs, **require_file(self, file)}
 
     def slice(self, config: Configuration) -> SelectSlice:
-        chunk: EntryRange = self.branch_data
-        dataset = chunk.file.dataset
-        selection = SelectionSettings(
-            sample=config.sample_of(dataset),
-            # With event numbers the name of the file decides nothing.
-            file_key="" if config.identity.columns else chunk.file.key,
-            identity=config.identity.columns,
-            processes={p: dict(config.processes[p].where) for p in config.processes_of(dataset)},
-            generator=None if config.data.datasets[dataset].collision else config.weights.generator,
-            cuts=config.selection.cuts,
-            training_cuts=config.selection.training_cuts,
-            categories=dict(config.selection.categories),
-            test_fraction=config.folds.test_fraction,
-            test_salt=config.folds.test_salt,
+        chosen = config.selection
+        selection = replace(
+            uncut(config, self.branch_data),
+            cuts=chosen.cuts,
+            training_cuts=chosen.training_cuts,
+            categories=dict(chosen.categories),
+            shift=self.shift,
         )
-        return SelectSlice(Layout.of(config, chunk), selection)
+        return SelectSlice(Layout.of(config, self.branch_data), selection)
 
     def functions(self) -> Iterable[str]:
         s = self.settings.selection
-        return (*s.cuts, *s.training_cuts, *s.categories.values())
+        return (*s.cuts, *s.training_cuts, *s.categories.values(), *self.shift_functions())
 
     def files(self) -> Sequence[str]:
         return ("events.parquet", "cutflow.json")
@@ -90,7 +88,7 @@ class SelectEvents(ChunkWorkflow[SelectSlice]):
         from analysis.damage import blaming
         from analysis.selection import select
 
-        source = source_of(settings.layout, given.own.about.file, given)
+        source = settings.layout.source(given)
         with blaming(source):
             selected = select(source, settings.selection, given.functions)
         write_columns(out / "events.parquet", selected.columns)
@@ -103,7 +101,16 @@ class SelectEvents(ChunkWorkflow[SelectSlice]):
         )
 
 
-def source_of(layout: Layout, file: InputFile, given: Given) -> Source:
-    """The range of entries that a layout describes, in a file."""
-    path, uuid = place_of(file, given)
-    return Source(path, layout.tree, layout.layout, layout.start, layout.stop, layout.sentinels, uuid)
+def uncut(config: Configuration, chunk: EntryRange) -> SelectionSettings:
+    """What is recorded of the entries of a chunk before any cut."""
+    dataset = chunk.file.dataset
+    return SelectionSettings(
+        sample=config.sample_of(dataset),
+        # With event numbers the name of the file decides nothing.
+        file_key="" if config.identity.columns else chunk.file.key,
+        identity=config.identity.columns,
+        processes={p: dict(config.processes[p].where) for p in config.processes_of(dataset)},
+        generator=None if config.data.datasets[dataset].collision else config.weights.generator,
+        test_fraction=config.folds.test_fraction,
+        test_salt=config.folds.test_salt,
+    )

@@ -37,29 +37,26 @@ class Sums:
         )
 
 
-def require_events(task: Task[Any], datasets: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
+def require_events(task: Task[Any], datasets: Sequence[str], groups: Sequence[str], shift: str = "") -> dict[str, Any]:
     """Requirements of a step that reads all events of some data sets.
 
     Args:
         task: The step.
         datasets: Names of the data sets.
         groups: Groups of columns; one without functions requires nothing.
+        shift: The function that shifts the events; empty for events as they are.
     """
     plan = task.plan
     chunks, files = plan.chunks_of(datasets), plan.files_of(datasets)
     requirements = {"inputs": ListInputs.req(task, branch=-1, **branches_of(files, len(plan.files)))}
     if chunks:
         chosen = branches_of(chunks, len(plan.chunks))
-        requirements["events"] = SelectEvents.req(task, branch=-1, **chosen)
-        # Factors correct simulation; collision data may lack the branches that they need.
-        simulated = plan.chunks_of(d for d in datasets if not plan.config.data.datasets[d].collision)
-        trained = set(plan.chunks_of(d for d in datasets if d in plan.config.training_datasets()))
-        truth = [chunk for chunk in simulated if chunk in trained]
+        requirements["events"] = SelectEvents.req(task, branch=-1, shift=shift, **chosen)
         for group in groups:
-            own = truth if group == "truth" else simulated if group == "factors" else chunks
-            if own and names_of(plan.config, group):
+            own = plan.chunks_of(name for name in datasets if names_of(plan.config, group, name))
+            if own:
                 part = branches_of(own, len(plan.chunks))
-                requirements[group] = ComputeFeatures.req(task, branch=-1, group=group, **part)
+                requirements[group] = ComputeFeatures.req(task, branch=-1, group=group, shift=shift, **part)
     return requirements
 
 

@@ -16,6 +16,9 @@ from coffea.nanoevents.methods import vector
 from analysis.events import Events
 from analysis.features import feature
 
+FAKE_RATE, JET_SCALE = 0.3, 0.02
+"""Relative uncertainties of the rate at which jets fake leptons, and of the jets' energy scale."""
+
 # Several features need the same objects: they are built once per chunk and go when the chunk goes.
 _objects: WeakKeyDictionary[Events, dict[str, Any]] = WeakKeyDictionary()
 
@@ -58,6 +61,41 @@ def is_two_leptons(events: Events) -> Any:
 def fake_lepton_weight(events: Events) -> Any:
     """What makes the yield of leptons faked by jets right: see `analysis.simulation`."""
     return events.fakeLeptonWeight
+
+
+# Systematic variations
+
+
+def fake_rate_up(events: Events) -> Any:
+    """More leptons faked by jets."""
+    return ak.where(events.fakeLeptonWeight != 1, 1 + FAKE_RATE, 1.0)
+
+
+def fake_rate_down(events: Events) -> Any:
+    """Fewer of them."""
+    return ak.where(events.fakeLeptonWeight != 1, 1 - FAKE_RATE, 1.0)
+
+
+def jet_scale_up(events: Events) -> dict[str, Any]:
+    """Jets of higher energy."""
+    return _with_jets_scaled(events, 1 + JET_SCALE)
+
+
+def jet_scale_down(events: Events) -> dict[str, Any]:
+    """Jets of lower energy."""
+    return _with_jets_scaled(events, 1 - JET_SCALE)
+
+
+def _with_jets_scaled(events: Events, factor: float) -> dict[str, Any]:
+    """Jets with scaled momenta; the missing transverse momentum takes up what they gain or lose."""
+    jets, missing = events.Jet, events.MET
+    gained = (factor - 1) * jets.pt
+    x = missing.pt * np.cos(missing.phi) - ak.sum(gained * np.cos(jets.phi), axis=1)
+    y = missing.pt * np.sin(missing.phi) - ak.sum(gained * np.sin(jets.phi), axis=1)
+    return {
+        "Jet": ak.with_field(ak.with_field(jets, factor * jets.pt, "pt"), factor * jets.mass, "mass"),
+        "MET": ak.with_field(ak.with_field(missing, np.hypot(x, y), "pt"), np.arctan2(y, x), "phi"),
+    }
 
 
 # The event

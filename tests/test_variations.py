@@ -1,0 +1,430 @@
+"""Systematic variations: shifted events, varied weights, what becomes of templates, and that nothing trains anew."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pyhf
+import pytest
+import uproot
+
+from analysis.config import load_analysis
+from analysis.errors import UserError
+from analysis.events import read
+from analysis.functions import call_shift
+from analysis.histograms import Histogram
+from analysis.likelihood import Likelihood
+from analysis.selection import select, sums_of_variation
+from analysis.sources import SelectionSettings, Source
+from analysis.splitting import event_identity, is_test
+from analysis.variations import Treatment, Variation, effects, settle
+from analysis.weights import VariedSums
+from tests.toy import Finished, Law, replace, toy, write_events
+
+# jsonschema deprecates what pyhf 0.7.6 validates with; nothing of ours.
+pytestmark = pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
+
+SETTINGS = SelectionSettings(
+    sample="signal",
+    file_key="",
+    identity=("event",),
+    processes={"signal": {}},
+    generator=None,
+    test_fraction=0.25,
+    test_salt="eventfold",
+    cuts=("hard",),
+)
+
+
+def histogram(values: list[float], error: float = 0.1) -> Histogram:
+    array = np.array(values)
+    return Histogram(
+        np.linspace(0, 1, len(array) + 1), array, (error * array) ** 2, np.full(len(array), 100, dtype=np.int64)
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    path = tmp_path_factory.mktemp("events") / "signal.root"
+    write_events(path, 400, 5.0, seed=3)
+    return Source(str(path), "events", "flat", 100, 400, {"pt2": -7})
+
+
+def hard(events: Any) -> Any:
+    return events.pt1 > 30
+
+
+def doubled(events: Any) -> dict[str, Any]:
+    return {"pt1": 2 * events.pt1}
+
+
+# Shifted events
+
+
+def test_shifted_events_are_the_same_but_for_what_is_shifted(source: Source) -> None:
+    events = read(source)
+    shifted = call_shift("doubled", doubled, events, source)
+    np.testing.assert_allclose(shifted.pt1, 2 * events.pt1)
+    assert shifted.pt2.to_list() == events.pt2.to_list()
+    few = shifted.at(np.array([3, 50]))
+    np.testing.assert_allclose(few.pt1, 2 * events.pt1[[3, 50]])
+    np.testing.assert_array_equal(few.entries, [103, 150])
+    np.testing.assert_allclose(few.at(np.array([1])).pt1, 2 * events.pt1[[50]])
+
+
+def test_a_shifted_collection_is_found_by_the_names_of_its_branches(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "nano.root") as file:
+        file["Events"] = {"Jet": ak.zip({"pt": ak.Array([[40.0, 20.0], [], [30.0]]), "eta": [[0.1, 2.0], [], [1.0]]})}
+    nano = Source(str(tmp_path / "nano.root"), "Events", "nanoaod", 0, 3, {})
+
+    def up(events: Any) -> dict[str, Any]:
+        return {"Jet": ak.with_field(events.Jet, 1.1 * events.Jet.pt, "pt")}
+
+    shifted = call_shift("up", up, read(nano), nano)
+    assert ak.to_list(shifted["Jet_pt"]) == [pytest.approx([44.0, 22.0]), [], pytest.approx([33.0])]
+    assert ak.to_list(shifted.at(np.array([2])).Jet.pt) == [pytest.approx([33.0])]
+    assert ak.to_list(ak.num(shifted.Jet.eta)) == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda e: e.pt1, "returned Array, but a mapping of branches or collections"),
+        (lambda _: {}, "returned dict, but a mapping"),
+        (lambda e: {"pt3": e.pt1}, "shifts 'pt3', but the events have no such branch or collection. .*pt"),
+        (lambda e: {"pt1": e.pt1[:-1]}, "299 items for 'pt1', but there are 300 events"),
+        (lambda _: {"pt1": object()}, "what it returned for 'pt1' is no array"),
+        (lambda e: {"pt1": e.pt9}, "up: .*no branch 'pt9'"),
+    ],
+)
+def test_a_shift_that_makes_no_sense_is_told(source: Source, returned: Callable[[Any], Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        call_shift("up", returned, read(source), source)
+
+
+def test_a_shift_moves_cuts_but_no_bucket(source: Source) -> None:
+    def everything(events: Any) -> dict[str, Any]:
+        return {"pt1": 2 * events.pt1, "event": events.event + 1}
+
+    nominal = select(source, SETTINGS, {"hard": hard})
+    chosen = SelectionSettings(**{**vars(SETTINGS), "shift": "everything"})
+    shifted = select(source, chosen, {"hard": hard, "everything": everything})
+    pt1 = read(source).pt1
+    np.testing.assert_array_equal(shifted.columns["entry"], 100 + np.flatnonzero(pt1 > 15))
+    assert set(nominal.columns["entry"]) < set(shifted.columns["entry"])
+    there = np.isin(shifted.columns["entry"], nominal.columns["entry"])
+    for name in ("identity", "is_test", "generator_weight", "process"):
+        np.testing.assert_array_equal(shifted.columns[name][there], nominal.columns[name])
+    assert shifted.totals == nominal.totals
+
+
+# Varied weights
+
+
+def test_sums_of_varied_weights_count_every_entry(source: Source) -> None:
+    found = sums_of_variation(source, SETTINGS, "by_x", lambda events: 1 + 0.1 * events.x)["signal"]
+    events = read(source)
+    factor = np.asarray(1 + 0.1 * events.x, dtype=np.float32).astype(np.float64)
+    test = is_test(event_identity("signal", [np.asarray(events.event)]), 0.25, "eventfold")
+    assert (found.nominal, found.nominal_test) == (300, test.sum())
+    assert found.varied == pytest.approx(factor.sum())
+    assert found.varied_test == pytest.approx(factor[test].sum())
+    both = found + found
+    assert both.varied == 2 * found.varied
+    with pytest.raises(UserError, match=r"by_pt2\(events\) is None in .*, first at entry \d+; .* 1 where it changes"):
+        sums_of_variation(source, SETTINGS, "by_pt2", lambda events: events.pt2)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_varied_weights_close_before_any_selection(test: bool) -> None:
+    """The yield of test events, scaled to all, is that of all events; by default the nominal one."""
+    rng = np.random.default_rng(1)
+    weight, factor, in_test = rng.normal(1, 0.5, 1000), rng.uniform(0.5, 2, 1000), rng.random(1000) < 0.25
+    varied = weight * factor
+    sums = VariedSums(weight.sum(), weight[in_test].sum(), varied.sum(), varied[in_test].sum())
+    chosen = in_test if test else np.ones(1000, dtype=bool)
+    scale = weight.sum() / weight[chosen].sum()  # of nominal weights
+    kept = sums.factor("signal", test=test, keeps_norm=True)
+    assert scale * kept * varied[chosen].sum() == pytest.approx(weight.sum(), rel=1e-12)
+    changed = sums.factor("signal", test=test, keeps_norm=False)
+    assert scale * changed * varied[chosen].sum() == pytest.approx(varied.sum(), rel=1e-12)
+
+
+def test_weights_without_a_sum_are_told() -> None:
+    with pytest.raises(UserError, match=r"Process 'ttbar': before any selection .* varied to -2, .* nuisance's"):
+        VariedSums(10, 2, -2, 1).factor("ttbar", test=True, keeps_norm=True)
+
+
+# Templates
+
+
+BOUNDS = np.arange(6)
+NOMINAL = [100.0, 80.0, 60.0, 40.0, 20.0]
+
+
+def settled(up: list[float], down: list[float] | None = None, **treatment: Any) -> Any:
+    variation = Variation(
+        "scale",
+        "shift",
+        {"scale": ("top",)},
+        {"top": histogram(up)},
+        {} if down is None else {"top": histogram(down)},
+        Treatment(**treatment),
+    )
+    return settle(variation, {"top": histogram(NOMINAL)}, BOUNDS).get("top")
+
+
+def test_one_side_is_mirrored_and_no_bin_is_negative() -> None:
+    found = settled([110.0, 80.0, 60.0, 40.0, 50.0])
+    np.testing.assert_allclose(found.up.values, [110, 80, 60, 40, 50])
+    np.testing.assert_allclose(found.down.values, [90, 80, 60, 40, 0])
+
+
+def test_both_sides_get_half_their_difference() -> None:
+    found = settled([110.0, 80.0, 60.0, 40.0, 20.0], [106.0, 80.0, 60.0, 40.0, 14.0], symmetrise=True)
+    np.testing.assert_allclose(found.up.values, [102, 80, 60, 40, 23])
+    np.testing.assert_allclose(found.down.values, [98, 80, 60, 40, 17])
+
+
+def test_smoothing_removes_a_spike_and_keeps_the_yield() -> None:
+    rising = [n * r for n, r in zip(NOMINAL, (0.96, 0.98, 1.0, 1.02, 1.04), strict=True)]
+    spiked = list(rising)
+    spiked[2] *= 1.5
+    found = settled(spiked, smooth=True).up.values
+    assert found.sum() == pytest.approx(sum(spiked))
+    ratio = found / np.array(NOMINAL)
+    assert np.all(np.diff(ratio) >= 0)
+    assert ratio[2] / ratio[0] < 1.1
+    assert settled(spiked).up.values[2] == pytest.approx(90)
+
+
+@pytest.mark.parametrize(
+    ("up", "pruned", "kept"),
+    [
+        ([1.001 * n for n in NOMINAL], None, None),
+        ([1.02 * n for n in NOMINAL], "shape", [1.02 * n for n in NOMINAL]),
+        ([104.0, 80.0, 60.0, 40.0, 16.0], "yield", [104.0, 80.0, 60.0, 40.0, 16.0]),
+        ([130.0, 80.0, 60.0, 40.0, 20.0], None, [130.0, 80.0, 60.0, 40.0, 20.0]),
+    ],
+)
+def test_what_is_small_is_pruned(up: list[float], pruned: str | None, kept: list[float] | None) -> None:
+    found = settled(up, prune=0.01)
+    if kept is None:
+        assert found is None
+        return
+    assert found.pruned == pruned
+    np.testing.assert_allclose(found.up.values, kept)
+    said = effects(histogram(NOMINAL), found)
+    assert said["up"] == pytest.approx(sum(kept) / sum(NOMINAL) - 1, abs=1e-12)
+    assert said["down"] == pytest.approx(-said["up"], abs=1e-12)
+    assert (said["shape"] < 1e-9) == (pruned == "shape")
+
+
+def test_merged_bins_are_merged_in_variations_too() -> None:
+    variation = Variation("scale", "shift", {"scale": ("top",)}, {"top": histogram([1.0, 2.0, 3.0, 4.0])})
+    found = settle(variation, {"top": histogram([2.0, 8.0])}, np.array([0, 2, 4]))["top"]
+    np.testing.assert_allclose(found.up.values, [3, 7])
+    np.testing.assert_allclose(found.down.values, [1, 9])
+
+
+def likelihood(**parameters: tuple[str, ...]) -> Likelihood:
+    histograms = {"higgs": histogram([2.0, 4.0, 8.0]), "top": histogram([90.0, 60.0, 30.0]), "ww": histogram([9.0] * 3)}
+    up = {"top": histogram([99.0, 63.0, 24.0]), "ww": histogram([9.9] * 3)}
+    down = {"top": histogram([81.0, 56.0, 37.0]), "ww": histogram([8.1] * 3)}
+    return Likelihood.of(histograms, ["higgs"], variations=[Variation("scale", "shift", parameters, up, down)])
+
+
+def test_pyhf_gives_back_the_templates_at_one_standard_deviation() -> None:
+    model = likelihood(scale=("top", "ww"))
+    workspace = pyhf.Workspace(model.workspace())  # validates
+    fit = workspace.model()
+    place = fit.config.par_slice("scale")
+    for value, side in ((1.0, "up"), (-1.0, "down"), (0.0, None)):
+        parameters = np.array(fit.config.suggested_init())
+        parameters[place] = value
+        expected = sum(
+            (getattr(model.varied["scale"][name], side) if side and name in model.varied["scale"] else template).values
+            for name, template in model.templates.items()
+        )
+        np.testing.assert_allclose(fit.expected_actualdata(parameters), expected, rtol=1e-12)
+    # ww's shape stays, so that its yield alone varies; top's both.
+    kinds = {s["name"]: [m["type"] for m in s["modifiers"] if m["name"] == "scale"] for s in _samples(model)}
+    assert kinds == {"higgs": [], "top": ["normsys", "histosys"], "ww": ["normsys"]}
+
+
+def _samples(model: Likelihood) -> Any:
+    return model.workspace()["channels"][0]["samples"]
+
+
+def test_the_datacard_names_templates_that_are_there() -> None:
+    model = likelihood(scale=("top", "ww"))
+    row = re.search(r"^scale +shape +(\S+) +(\S+) +(\S+)$", model.datacard("histograms.root fit"), re.MULTILINE)
+    assert row is not None
+    assert row.groups() == ("-", "1", "1")  # higgs, top, ww
+    names = set(model.histograms())
+    assert {f"{p}_scale{side}" for p in ("top", "ww") for side in ("Up", "Down")} <= names
+
+
+def test_uncorrelated_processes_have_a_parameter_each() -> None:
+    model = likelihood(scale_top=("top",), scale_ww=("ww",))
+    assert set(pyhf.Workspace(model.workspace()).model().config.parameters) >= {"scale_top", "scale_ww"}
+    assert {"top_scale_topUp", "ww_scale_wwDown"} <= set(model.histograms())
+    assert model.effects()["scale_ww"]["ww"]["up"] == pytest.approx(0.1)
+    free, bound = (likelihood(**p).workspace() for p in ({"scale": ("top", "ww")}, {"a": ("top",), "b": ("ww",)}))
+    assert free != bound
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("nuisance", "said"),
+    [
+        ("{}", "expected one of `norm`, `weight` and `shift`, found none of them"),
+        ("{norm: 0.1, shift: {up: doubled}}", "found norm and shift"),
+        ("{shift: {up: doubled}, changes_norm: true}", "`changes_norm` is of variations by weights"),
+        ("{norm: 0.1, smooth: true}", "`smooth` is of templates"),
+        ("{shift: {up: doubled, down: doubled}}", "the same function 'doubled'; for a mirror image leave `down` out"),
+        ("{shift: {up: doubled}, symmetrise: true}", "`symmetrise` needs `down`"),
+        ("{shift: {up: doubled, donw: doubled}}", "unknown key .*donw. Did you mean 'down'"),
+        ("{shift: {up: doubled}, processes: [signl]}", "names 'signl', which is not simulated. Did you mean 'signal'"),
+    ],
+)
+def test_a_nuisance_that_makes_no_sense_is_told(tmp_path: Path, nuisance: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_analysis(str(toy(tmp_path / "toy")), [f"outputs.nuisances.scale={nuisance}"])
+
+
+# In the graph
+
+
+VARIED = """
+
+def doubled(events):
+    return {"pt1": 2 * events.pt1}
+
+
+def halved(events):
+    return {"pt1": events.pt1 / 2}
+
+
+def by_truth(events):
+    return 1 + 0.2 * events.truth
+
+
+def twice(events):
+    return 2 + 0 * events.truth
+"""
+NUISANCES = """
+  nuisances:
+    luminosity: {norm: 0.02}
+    scale: {shift: {up: doubled, down: halved}, correlated: false}
+    theory: {weight: {up: by_truth}, processes: [background]}
+    rate: {weight: {up: twice}, processes: [signal], changes_norm: true}
+    nothing: {weight: {up: twice}, processes: [signal]}
+"""
+
+
+@pytest.fixture(scope="module")
+def varied(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[Law, list[str]]:
+    """The finished toy analysis, with uncertainties that were declared afterwards; and the steps that this ran."""
+    home = tmp_path_factory.mktemp("varied") / "home"
+    shutil.copytree(finished.law.home, home, symlinks=True)
+    shutil.rmtree(home / "store" / "names")
+    law = Law(home)
+    physics = home / "toy" / "physics.py"
+    physics.write_text(physics.read_text() + VARIED)
+    replace(
+        home / "toy" / "analysis.yaml", "outputs: {blind_above: null}\n", "outputs:\n  blind_above: null" + NUISANCES
+    )
+    done = law("Report", "--analysis", law.analysis)
+    return law, re.findall(r"^(.+): (?:\d+ )?done in", done.stderr, re.MULTILINE)
+
+
+def test_uncertainties_compute_themselves_and_train_nothing(varied: tuple[Law, list[str]]) -> None:
+    _, ran = varied
+    shifts = [
+        f"{step} ({group}{shift})"
+        for shift in ("doubled", "halved")
+        for step, group in (
+            ("SelectEvents", ""),
+            ("ComputeFeatures", "features, "),
+            ("ComputeFeatures", "factors, "),
+            ("ScoreEvents", ""),
+        )
+    ]
+    weights = ["SumVariations (by_truth)", "SumVariations (twice)", "ComputeFeatures (variations)"]
+    assert sorted(ran) == sorted([*shifts, *weights, "WriteStatistics", "Report"])
+
+
+def test_templates_of_variations_are_those_of_the_events(varied: tuple[Law, list[str]]) -> None:
+    """Against histograms filled here, from the friends of shifted events and from the files' own truth."""
+    law, _ = varied
+    results = law.results / "toy"
+    content = json.loads((results / "histograms.json").read_text())
+    histograms = content["histograms"][content["score"]]
+    systematics = json.loads((results / "summary.json").read_text())["systematics"]
+    assert set(systematics) == {"luminosity", "scale_background", "scale_signal", "theory", "rate", "nothing"}
+    assert {s["kind"] for s in systematics.values()} == {"norm", "shift", "weight"}
+    assert systematics["nothing"]["effects"] == {}
+    assert systematics["rate"]["effects"]["signal"]["up"] == pytest.approx(1)
+    assert systematics["rate"]["effects"]["signal"]["down"] == pytest.approx(-1)
+    assert list(systematics["theory"]["effects"]) == ["background"]
+
+    weights, truth = _background(law)
+    edges = np.array(histograms["background"]["edges"])
+    factor = (1 + 0.2 * truth["truth"]).astype(np.float32).astype(np.float64)
+    # All of the toy's events pass its cut: own sums of weights then keep the yield of the test events.
+    common = len(factor[truth["is_test"]]) / factor[truth["is_test"]].sum()
+    rows = truth["is_test"]
+    expected, _ = np.histogram(truth["score"][rows], edges, weights=(weights * factor * common)[rows])
+    np.testing.assert_allclose(histograms["background_theoryUp"]["values"], expected, rtol=1e-5, atol=1e-9)
+    assert "background_theoryDown" not in histograms
+
+    friends = sorted((law.store / "ScoreEvents" / "background").glob("*/friend.root"))
+    shifted = [path for path in friends if "doubled" in (path.parent / "provenance.json").read_text()]
+    assert len(shifted) == 2
+    scores = np.concatenate(
+        [uproot.open(path)["scores"]["score_signal_ensemble"].array(library="np") for path in shifted]
+    )
+    in_test = np.concatenate([uproot.open(path)["scores"]["is_test"].array(library="np") for path in shifted])
+    up = histograms["background_scale_backgroundUp"]
+    np.testing.assert_array_equal(up["entries"], np.histogram(scores[in_test], edges)[0])
+    assert up["entries"] != histograms["background"]["entries"]
+    with uproot.open(results / "histograms.root") as file:
+        np.testing.assert_allclose(file[f"{content['score']}/background_theoryUp"].values(), expected, rtol=1e-5)
+
+
+def _background(law: Law) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+    """Weights of the toy's background, scaled from test events to all, with truth, score and bucket of each event."""
+    columns: dict[str, list[np.ndarray]] = {"truth": [], "score": [], "is_test": []}
+    for number in range(2):
+        name = f"background_{number}.root"
+        with uproot.open(law.home / "toy" / "data" / name) as file:
+            columns["truth"].append(file["events"]["truth"].array(library="np"))
+        with uproot.open(law.results / "toy" / "scores" / name) as file:
+            columns["score"].append(file["scores"]["score_signal_ensemble"].array(library="np"))
+            columns["is_test"].append(file["scores"]["is_test"].array(library="np"))
+    found = {key: np.concatenate(values) for key, values in columns.items()}
+    test = found["is_test"]
+    correction = (1 + 0.1 * found["truth"]).astype(np.float32).astype(np.float64)
+    return 1000.0 / len(test) * correction * len(test) / test.sum(), found
+
+
+def test_an_unknown_function_is_told_with_the_nearest_one(varied: tuple[Law, list[str]]) -> None:
+    law, _ = varied
+    told = law("ScoreEvents", "--analysis", law.analysis, "--shift", "doubeld", ok=False)
+    assert told.returncode != 0
+    assert (
+        "--shift doubeld: key outputs.nuisances names no such function under `shift`. Did you mean 'doubled'"
+        in told.stderr
+    )
+    told = law("SumVariations", "--analysis", law.analysis, "--function", "by_thruth", ok=False)
+    assert "names no such function under `weight`. Did you mean 'by_truth'" in told.stderr
