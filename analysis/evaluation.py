@@ -126,16 +126,15 @@ def attach_scores(
     Raises:
         ValueError: A selected event has no score: the friend belongs to another selection.
     """
-    scores = {}
-    for kind in KINDS:
-        joined = np.full((len(table), len(classes) + len(targets)), np.nan, dtype=np.float32)
-        for path in dict.fromkeys(friends):
-            chunks = [i for i, friend in enumerate(friends) if friend == path]
-            rows = np.isin(table.chunk, chunks)
-            joined[rows] = read_friend(path, classes, kind, targets)[table.entry[rows]]
+    shape = len(table), len(classes) + len(targets)
+    scores = {kind: np.full(shape, np.nan, dtype=np.float32) for kind in KINDS}
+    for path in dict.fromkeys(friends):
+        rows = np.isin(table.chunk, [i for i, friend in enumerate(friends) if friend == path])
+        for kind, found in read_friend(path, classes, targets).items():
+            scores[kind][rows] = found[table.entry[rows]]
+    for kind, joined in scores.items():
         if not np.all(np.isfinite(joined)):
             raise ValueError(f"{int(np.sum(~np.isfinite(joined[:, 0])))} selected events have no {kind} score")
-        scores[kind] = joined
     own = {kind: found[:, : len(classes)] for kind, found in scores.items()}
     predicted = {kind: found[:, len(classes) :] for kind, found in scores.items()} if targets else {}
     return ScoredEvents(table, fold_of(table.identity, folds, salt), predicted=predicted, **own)

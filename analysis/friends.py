@@ -118,24 +118,23 @@ def write_friend(
             tree.extend(branches)
 
 
-def read_friend(path: Path, classes: Sequence[str], kind: str, targets: Sequence[str] = ()) -> npt.NDArray[np.float32]:
-    """Read the scores of all entries of a file, or their spread.
+def read_friend(path: Path, classes: Sequence[str], targets: Sequence[str] = ()) -> dict[str, npt.NDArray[np.float32]]:
+    """Read the scores of all entries of a file, and their spread.
 
     Args:
         path: A friend tree's file.
         classes: Names of the classes.
-        kind: One of `KINDS`.
         targets: Names of the outputs of regression targets.
 
     Returns:
-        float32 [entries, C + R]; NaN where an event is not selected.
+        For each of `KINDS` float32 [entries, C + R]; NaN where an event is not selected.
     """
     import uproot
 
-    names = _branches(classes, targets, kind)
+    names = {kind: _branches(classes, targets, kind) for kind in KINDS}
     with uproot.open(path) as file:
-        arrays = file[TREE].arrays(names, library="np")
-    return np.stack([arrays[name] for name in names], axis=1)
+        arrays = file[TREE].arrays([name for own in names.values() for name in own], library="np")
+    return {kind: np.stack([arrays[name] for name in own], axis=1) for kind, own in names.items()}
 
 
 def _branches(classes: Sequence[str], targets: Sequence[str], kind: str) -> list[str]:

@@ -61,7 +61,7 @@ def test_friend_is_aligned_with_its_file(tmp_path: Path) -> None:
 def test_read_friend(tmp_path: Path, kind: str) -> None:
     part = scores([0, 3])
     write_friend(tmp_path / "friend.root", 4, CLASSES, [part])
-    found = read_friend(tmp_path / "friend.root", CLASSES, kind)
+    found = read_friend(tmp_path / "friend.root", CLASSES)[kind]
     assert (found.shape, found.dtype) == ((4, 2), np.float32)
     np.testing.assert_array_equal(found[[0, 3]], getattr(part, kind))
     assert np.isnan(found[[1, 2]]).all()
@@ -73,7 +73,7 @@ def test_friend_of_a_file_without_selected_events(tmp_path: Path, entries: int) 
     with uproot.open(tmp_path / "friend.root") as file:
         assert file["scores"].num_entries == entries
         assert file["scores"]["selected"].array(library="np").tolist() == [False] * entries
-    found = read_friend(tmp_path / "friend.root", CLASSES, "routed")
+    found = read_friend(tmp_path / "friend.root", CLASSES)["routed"]
     assert found.shape == (entries, 2)
     assert np.isnan(found).all()
 
