@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from models.buckets import Buckets
 from models.combination import predicted, spread
 from models.ensemble import Ensemble, score
+from models.networks import Classifier
+from models.transforms import Tables
 
 OPSET = 20
 KINDS = ("routed", "ensemble", "spread")
@@ -39,6 +41,10 @@ class _Routed(nn.Module):
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
         self.classifier, views, tables, self.routing = ensemble.stacked()
+        if _finite(self.classifier, tables):
+            self.classifier.fill = _blended
+        if (tables["seen"] == tables["seen"][:1]).all():
+            tables["seen"] = tables["seen"][:1]  # (1, 1, F)
         self.views = nn.ParameterDict({name: nn.Parameter(view, False) for name, view in views.items()})
         self.register_buffer("shares", torch.from_numpy(ensemble.shares).to(torch.float32))
         self.how, self.folds = ensemble.combination, ensemble.folds.tolist()
@@ -48,6 +54,7 @@ class _Routed(nn.Module):
 
     def forward(self, features: Tensor, fold: Tensor) -> tuple[Tensor, ...]:
         present = ~torch.isnan(features).unsqueeze(0)  # (1, N, F)
+        features = torch.where(present[0], features, 0.0)  # (N, F)
         views = {parameter.name: self.views[parameter.name] for parameter in self.classifier.parameters}
         statistics = {name: getattr(self, f"table{number}") for number, name in enumerate(self.names)}
         values = features.unsqueeze(0)  # (1, N, F)
@@ -68,6 +75,18 @@ class _Routed(nn.Module):
     def combined(self, predictions: Tensor, shares: Tensor) -> Tensor:
         """Combine networks ``[M', N, C + R]``, which stand in the order of their folds: ``[N, C + R]``."""
         return predicted(predictions, self.classifier.classes, self.how, shares, predictions.dtype)
+
+
+def _finite(classifier: Classifier, tables: Tables) -> bool:
+    """Whether the numbers that come of absent values, which are zeros in the file, are finite."""
+    zeros = torch.zeros(1, 1, len(classifier.layout.names))
+    return bool(classifier.layout.numbers(zeros, tables).isfinite().all())
+
+
+def _blended(numbers: Tensor, known: Tensor, absent: Tensor) -> Tensor:
+    """As `filled`, to the last bit, for finite numbers: onnxruntime spreads products three times as fast as choices."""
+    share = known.to(numbers.dtype)  # (M or 1, N, W)
+    return numbers * share + absent * (1 - share)  # (M, N, W)
 
 
 def export_onnx(

@@ -286,7 +286,10 @@ class Classifier:
         trained: How many are trained, those that decay among them.
         size: How many there are.
         layers: From the inputs to the output.
+        fill: How absent numbers are filled (`models.preprocessing.filled`).
     """
+
+    fill = staticmethod(filled)
 
     def __init__(
         self,
@@ -409,8 +412,9 @@ class Classifier:
         if step is not None and step.regularisers is not None:
             measured = own[..., : self.layout.measured]  # (M, B, W')
             numbers = step.regularisers.noisy_inputs(numbers, measured, step.keys)  # (M, B, W)
-        numbers = filled(numbers, own, views["absent"])  # (M, B, W)
-        return numbers, presence(known, self.membership.to(numbers.dtype))  # (M, B, W), (M, B, O)
+        numbers = self.fill(numbers, own, views["absent"])  # (M, B, W)
+        there = presence(known, self.membership.to(numbers.dtype))  # (M or 1, B, O)
+        return numbers, there.expand(len(numbers), -1, -1)  # (M, B, W), (M, B, O)
 
     def outputs(
         self,

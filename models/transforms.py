@@ -268,7 +268,7 @@ class Layout:
         Returns:
             ``[M, B, W]``; anything where a value is absent.
         """
-        values = values.expand(len(tables["seen"]), -1, -1)  # (M, B, F)
+        values = values.expand(max(map(len, tables.values())), -1, -1)  # (M, B, F)
         if self.order is not None:
             values = values.index_select(-1, self.order)  # (M, B, F)
         pieces, start = [], 0
@@ -281,7 +281,8 @@ class Layout:
     def known(self, present: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
         """Which features ``[M, B, F]`` and which numbers ``[M, B, W]`` of events are there, and were in training.
 
-        Weights of a feature that no event of the fit had have learned nothing: it counts as absent everywhere.
+        Both are ``[1, B, …]`` where events and the table of what was there are the same for all networks. Weights of a
+        feature that no event of the fit had have learned nothing: it counts as absent everywhere.
         """
         known = present & (tables["seen"] > 0)  # (M, B, F)
         return known, known if self._same else known.index_select(-1, self.owners)
