@@ -403,11 +403,24 @@ class Configuration(Section):
     @model_validator(mode="after")
     def _nuisances_fit(self) -> Configuration:
         simulated = self.simulated
+        if "data_obs" in simulated:
+            raise ValueError("key processes.data_obs: this is what histograms of data are called, choose another name")
         names = [name for of_one in self.parameters.values() for name in of_one]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"key outputs.nuisances: two parameters would be called {twice[0]!r}; rename one")
+        parameters = [
+            (p, process) for of_one in self.parameters.values() for p, own in of_one.items() for process in own
+        ]
+        templates = [f"{process}_{parameter}{side}" for parameter, process in parameters for side in ("Up", "Down")]
+        templates += [*self.processes, "data_obs"]
+        if twice := sorted({name for name in templates if templates.count(name) > 1}):
+            raise ValueError(f"key outputs.nuisances: two templates would be called {twice[0]!r}; rename a nuisance")
+        if both := sorted(self.shifts.keys() & self.weight_variations.keys()):
+            raise ValueError(
+                f"key outputs.nuisances: {both[0]!r} is under `weight` and under `shift`; it can't be both"
+            )
         for name, nuisance in self.outputs.nuisances.items():
-            if name in ("mu", "r", "staterror_signal", "staterror_background"):
+            if {"mu", "r", "staterror_signal", "staterror_background"} & self.parameters[name].keys():
                 raise ValueError(
                     f"key outputs.nuisances.{name}: the model has a parameter of this name, choose another"
                 )
@@ -417,8 +430,6 @@ class Configuration(Section):
                         f"key outputs.nuisances.{name}.processes names {process!r}, which is not simulated. "
                         f"{nearest(process, simulated)}"
                     )
-        if "data_obs" in simulated:
-            raise ValueError("key processes.data_obs: this is what histograms of data are called, choose another name")
         return self
 
     @model_validator(mode="after")

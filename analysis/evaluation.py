@@ -20,7 +20,8 @@ from analysis.reliability import reliability
 from analysis.splitting import Scheme, fold_of
 from analysis.statistics import binned_significance, choose_edges
 from analysis.table import EventTable
-from analysis.weights import Totals, VariedSums, effective_number, scale_of_rest, scale_of_test
+from analysis.varied_weights import VariedSums
+from analysis.weights import Totals, effective_number, scale_of_rest, scale_of_test
 
 PATTERN_EVENTS = 10
 """Fewest events of the signal and of the rest for an AUC of the events with one pattern of present objects."""
@@ -505,7 +506,9 @@ class Filled:
         observed = chosen & is_data
         return templates, Histogram.fill(score[observed], table.weight[observed], edges) if self.with_data else None
 
-    def weighted(self, name: str, sums: Mapping[str, VariedSums], *, keeps_norm: bool) -> Filled:
+    def weighted(
+        self, name: str, sums: Mapping[str, VariedSums], processes: Sequence[str], *, keeps_norm: bool
+    ) -> Filled:
         """The same with weights that a function varies.
 
         Simulation is normalised by its own sums of varied weights: test events, scaled to all, have before any
@@ -514,24 +517,31 @@ class Filled:
         Args:
             name: The function, a column of the table that collision data lack.
             sums: Sums of the weights per process before any selection, as they are and varied.
+            processes: Whose weights vary; those without a histogram are left out.
             keeps_norm: Whether the yield before any selection is the nominal one.
         """
         table = self.events.table
         common = np.ones(len(table.processes))
+        test = self.kind == "ensemble"
         for i, process in enumerate(table.processes):
-            if process in sums:
-                common[i] = sums[process].factor(process, test=self.kind == "ensemble", keeps_norm=keeps_norm)
+            if process in processes and process in sums and not (test and self.scales.test[process] is None):
+                common[i] = sums[process].factor(process, test=test, keeps_norm=keeps_norm)
         own = np.ma.filled(table.columns[name].astype(np.float64), 1.0)
         return replace(self, factor=own * common[table.process])
 
-    def folders(self, bins: int) -> dict[str, dict[str, Histogram]]:
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Categories that have events."""
+        return tuple(sorted({str(name) for name in self.events.table.category} - {""}))
+
+    def folders(self, bins: int, categories: Sequence[str] | None = None) -> dict[str, dict[str, Histogram]]:
         """Histograms in equal bins by name, of each class's score, of all events and of each category.
 
         The folders are called ``score_<class>_<kind>`` and ``<category>/score_<class>_<kind>``; data stand beside the
         processes.
         """
         edges, found = np.linspace(0.0, 1.0, bins + 1), {}
-        for category in (None, *sorted({str(name) for name in self.events.table.category} - {""})):
+        for category in (None, *(self.categories if categories is None else categories)):
             for name in self.settings.classes:
                 own, data = self.histograms(name, edges, category)
                 folder = "" if category is None else f"{category}/"

@@ -116,7 +116,7 @@ class Likelihood:
             templates[name] = Histogram(merged.edges, kept, merged.variances, merged.entries)
         varied = {}
         for variation in variations:
-            settled = settle(variation, templates, bounds)
+            settled = settle(variation, histograms, bounds)
             for parameter, processes in variation.parameters.items():
                 if own := {process: settled[process] for process in processes if process in settled}:
                     varied[parameter] = own

@@ -263,7 +263,7 @@ def _systematics(parameters: Mapping[str, Any]) -> Iterator[_Systematic]:
         for (down, up, shape, pruned), processes in lines.items():
             yield _Systematic(name, KINDS[parameter["kind"]], ", ".join(processes), down, up, shape, pruned)
         if not lines:
-            yield _Systematic(name, KINDS[parameter["kind"]], "none", "–", "–", "–", "all")
+            yield _Systematic(name, KINDS[parameter["kind"]], "none: no effect is left", "–", "–", "–", "")
 
 
 def _signed_percent(value: float) -> str:

@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from analysis.errors import UserError
 from analysis.events import Events, read
-from analysis.features import compute
 from analysis.functions import Function, call_mask, call_shift
 from analysis.sources import SelectionSettings, Source
 from analysis.splitting import event_identity, is_test, key_of
-from analysis.weights import Totals, VariedSums
+from analysis.weights import Totals
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def select(source: Source, settings: SelectionSettings, functions: Mapping[str, 
             to several, or an event to several categories.
     """
     events = read(source)
-    known = _known(events, source, settings)
+    known = known_of(events, source, settings)
     process, weight, test = known.process, known.weight, known.test
     if settings.shift:
         events = call_shift(settings.shift, functions[settings.shift], events, source)
@@ -120,42 +119,8 @@ def select(source: Source, settings: SelectionSettings, functions: Mapping[str, 
     )
 
 
-def sums_of_variation(
-    source: Source, settings: SelectionSettings, name: str, function: Function
-) -> dict[str, VariedSums]:
-    """Sums of weights, as they are and varied, over the entries of one chunk before any selection, per process.
-
-    Args:
-        source: The range of entries.
-        settings: Processes, generator weight and test bucket; no cut is looked at.
-        name: The function's name.
-        function: From events to what the weight of each is multiplied with.
-
-    Raises:
-        UserError: The function fails, or does not return one finite number per event.
-    """
-    events = read(source)
-    known = _known(events, source, settings)
-    factor = compute((name,), {name: function}, events, source)[name]
-    if np.ma.is_masked(factor):
-        entry = events.entries[int(np.flatnonzero(np.ma.getmaskarray(factor))[0])]
-        raise UserError(
-            f"{name}(events) is None in {source.path}, first at entry {entry}; a variation of weights needs a number "
-            "in every event: 1 where it changes nothing."
-        )
-    varied = known.weight * np.ma.getdata(factor).astype(np.float64)
-    everything = np.ones(len(events), dtype=np.bool_)
-    return {
-        process: VariedSums(
-            *(float(np.sum(w[own & part])) for w in (known.weight, varied) for part in (everything, known.test))
-        )
-        for i, process in enumerate(settings.processes)
-        for own in [known.process == i]
-    }
-
-
 @dataclass(frozen=True)
-class _Known:
+class Known:
     """What is known of all entries of a chunk before any cut, [N] each; no shift changes it."""
 
     identity: npt.NDArray[np.uint64]
@@ -164,9 +129,14 @@ class _Known:
     test: npt.NDArray[np.bool_]
 
 
-def _known(events: Events, source: Source, settings: SelectionSettings) -> _Known:
+def known_of(events: Events, source: Source, settings: SelectionSettings) -> Known:
+    """Read what is known of all entries of a chunk.
+
+    Raises:
+        UserError: As `select`.
+    """
     identity = _identity(events, source, settings)
-    return _Known(
+    return Known(
         identity=identity,
         process=_processes(events, source, settings),
         weight=_generator_weight(events, source, settings),

@@ -72,27 +72,32 @@ class Varied:
     pruned: Literal["yield", "shape"] | None = None
 
 
+LEAST = 1e-6
+"""Smallest yield of a varied template, as a share of the nominal one: likelihoods take none that is empty."""
+
+
 def settle(variation: Variation, nominal: Mapping[str, Histogram], bounds: IndexArray) -> dict[str, Varied]:
     """Make the templates of a variation fit for a likelihood.
 
     Args:
         variation: In the bins before merging.
-        nominal: Templates in merged bins, none negative.
-        bounds: How bins were merged (`Histogram.merged`).
+        nominal: Histograms in the same bins, negative ones included.
+        bounds: How bins are merged (`Histogram.merged`).
 
     Returns:
-        Both sides for each process on which an effect is left.
+        Both sides for each process on which an effect is left; none for a process without events.
     """
     found = {}
     for process, raw in variation.up.items():
         if process not in nominal:
             continue
-        base, up = nominal[process], raw.merged(bounds)
+        base, up = nominal[process].merged(bounds), raw.merged(bounds)
         down = variation.down[process].merged(bounds) if process in variation.down else up
         high, low, pruned = _treated(
             base.values, up.values, down.values if process in variation.down else None, variation.treatment
         )
-        if not (same(high, base.values) and same(low, base.values)):
+        kept = np.maximum(base.values, 0.0)
+        if kept.sum() > 0 and not (same(high, kept) and same(low, kept)):
             found[process] = Varied(_with_values(down, low), _with_values(up, high), pruned)
     return found
 
@@ -131,7 +136,8 @@ def _treated(
         up, down = nominal + half, nominal - half
     if treatment.smooth:
         up, down = _smoothed(nominal, up), _smoothed(nominal, down)
-    up, down = np.maximum(up, 0.0), np.maximum(down, 0.0)
+    up, down, nominal = (np.maximum(side, 0.0) for side in (up, down, nominal))
+    up, down = (side if side.sum() > LEAST * nominal.sum() else LEAST * nominal for side in (up, down))
     sides = [split(nominal, side) for side in (up, down)]
     small_yield = all(abs(factor - 1) < treatment.prune for factor, _ in sides)
     small_shape = all(_deviation(nominal, shape) < treatment.prune for _, shape in sides)
@@ -160,9 +166,10 @@ def _smoothed(nominal: FloatArray, varied: FloatArray) -> FloatArray:
 
 
 def _deviation(nominal: FloatArray, shape: FloatArray) -> float:
-    """The largest relative difference of two templates over the bins that have one."""
+    """The largest relative difference of two templates in a bin; 1 where a bin has been empty and is not."""
     there = nominal > 0
-    return float(np.max(np.abs(shape[there] / nominal[there] - 1), initial=0.0))
+    largest = float(np.max(np.abs(shape[there] / nominal[there] - 1), initial=0.0))
+    return max(largest, 1.0) if (shape[~there] > 0).any() else largest
 
 
 def _with_values(histogram: Histogram, values: FloatArray) -> Histogram:

@@ -611,6 +611,6 @@ def test_systematic_uncertainties_have_a_line_for_each_effect(summary: dict[str,
     page = Page(render(content(summary))).text
     assert "luminosity yields top, higgs −2.4% +2.5% –" in page
     assert "jet_scale shifted events top 0.0% −3.1% 11.4% yield" in page
-    assert "top_pt other weights none – – – all" in page
+    assert "top_pt other weights none: no effect is left – – –" in page
     summary["systematics"] = {}
     assert "Systematic uncertainties" not in Page(render(content(summary))).text

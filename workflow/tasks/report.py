@@ -23,7 +23,7 @@ from workflow.plan import SkippedFile
 from workflow.provenance import source_version
 from workflow.pruning import note_publication
 from workflow.store import read_json, results_folder, write_json
-from workflow.tasks.evaluate import EvaluateEnsemble
+from workflow.tasks.evaluate import EvaluateEnsemble, require_shifted
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.plots import PlotResults
 from workflow.tasks.publishing import PublishedTask, page_sources
@@ -55,6 +55,7 @@ class Report(PublishedTask):
             **require_events(self, tuple(self.plan.config.data.datasets), ()),
             "export": ExportEnsemble.req(self),
             "scores": ScoreEvents.req(self, branch=-1),
+            **{name: scores for name, scores in require_shifted(self).items() if name.startswith("scores")},
             "evaluation": EvaluateEnsemble.req(self),
             "statistics": WriteStatistics.req(self),
             "plots": PlotResults.req(self),
@@ -86,7 +87,7 @@ class Report(PublishedTask):
         (out / "table.txt").write_text(table(summary) + "\n")
         write_json(out / "run.json", run)
         for name, target in links_of(given.made).items():
-            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).symlink_to(os.path.relpath(target, given.own.path(name).parent))
         table_settings = TableSettings.of(config, tuple(config.processes), ())
         cutflows = load_cutflows(given.made, table_settings, Sums.of(config, config.data.datasets))
@@ -169,6 +170,13 @@ def links_of(made: Mapping[str, Any]) -> dict[str, Path]:
         file = scores.about
         name = file.key if keys[file.key] == 1 else f"{file.dataset}-{file.key}"
         links[f"scores/{name}"] = scores.path("friend.root")
+        links |= {
+            f"scores/{key.removeprefix('scores of ')}/{name}": own.path("friend.root")
+            for key, branches in made.items()
+            if key.startswith("scores of ")
+            for own in branches.values()
+            if own.about == file
+        }
     return links
 
 

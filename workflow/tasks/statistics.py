@@ -54,7 +54,7 @@ class WriteStatistics(Task[StatisticsSlice]):
     """Histograms of scores per process, class and category, and the likelihood model for pyhf and Combine."""
 
     exclude_index = False
-    libraries = ("numpy", "pyhf")
+    libraries = ("numpy", "scipy", "pyhf", "cabinetry")
 
     def requires(self) -> Any:
         return {
@@ -92,19 +92,16 @@ class WriteStatistics(Task[StatisticsSlice]):
         filled = Filled(events, scales, scores, s.kind, with_data=not s.blinded and bool(scores.collision))
         edges = filled.bins(s.bins)
         templates, data = filled.histograms(scores.signal, edges)
-        sides = {v.name: sides_of(filled, v, s, given.made) for v in s.variations}
+        histograms, varied = filled.folders(s.bins), []
+        for v in s.variations:  # one after the other: shifted events are as many as the others
+            sides = sides_of(filled, v, s, given.made)
+            varied.append(varied_by(v, [side.histograms(scores.signal, edges)[0] for side in sides], templates))
+            folders = [side.folders(s.bins, filled.categories) for side in sides]
+            for name, nominal in histograms.items():
+                nominal.update(varied_by(v, [own[name] for own in folders], nominal).named())
         # A process without test events has no template, and the report says so.
         known = [replace(n, processes=tuple(p for p in n.processes if p in templates)) for n in s.nuisances]
-        varied = [
-            varied_by(v, [side.histograms(scores.signal, edges)[0] for side in sides[v.name]], templates)
-            for v in s.variations
-        ]
         model = Likelihood.of(templates, [name for name in s.signals if name in templates], data, known, varied)
-        histograms = filled.folders(s.bins)
-        for v in s.variations:
-            folders = [side.folders(s.bins) for side in sides[v.name]]
-            for name, nominal in histograms.items():
-                nominal.update(varied_by(v, [own.get(name, {}) for own in folders], nominal).named())
         histograms[FOLDER] = model.histograms()
         write_histograms(out / "histograms.root", histograms)
         write_json(
@@ -138,8 +135,9 @@ def sides_of(
 ) -> list[Filled]:
     """What histograms are filled with for a variation: up, and down unless that is the mirror image."""
     if variation.kind == "weight":
+        processes = [process for own in variation.parameters.values() for process in own]
         return [
-            filled.weighted(name, load_sums(made, name), keeps_norm=variation.keeps_norm)
+            filled.weighted(name, load_sums(made, name), processes, keeps_norm=variation.keeps_norm)
             for name in variation.functions
         ]
     found = [load_scored(shifted(made, name), settings.shifted[name]) for name in variation.functions]

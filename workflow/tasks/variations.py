@@ -19,7 +19,7 @@ from workflow.tasks.inputs import require_file, workflow_requires_files
 from workflow.tasks.select import Layout, uncut
 
 if TYPE_CHECKING:
-    from analysis.weights import VariedSums
+    from analysis.varied_weights import VariedSums
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class SumVariations(ChunkWorkflow[SumSlice]):
             UserError: The configuration names no such function.
         """
         known = self.plan.config.weight_variations
-        name = self.function or next(iter(known), "")
+        if not known:
+            raise UserError(f"{self.task_family}: key outputs.nuisances names no function under `weight`.")
+        name = self.function or next(iter(known))
         if name not in known:
             raise UserError(
                 f"--function {name}: key outputs.nuisances names no such function under `weight`. "
@@ -89,7 +91,7 @@ class SumVariations(ChunkWorkflow[SumSlice]):
     @staticmethod
     def compute(settings: SumSlice, given: Given, out: Path) -> None:
         from analysis.damage import blaming
-        from analysis.selection import sums_of_variation
+        from analysis.varied_weights import sums_of_variation
 
         source, name = settings.layout.source(given), settings.function
         with blaming(source):
@@ -109,7 +111,7 @@ def require_sums(task: Task[Any]) -> dict[str, Any]:
 
 def load_sums(made: Mapping[str, Any], name: str) -> dict[str, VariedSums]:
     """Sums of one function's weights per process, over all chunks."""
-    from analysis.weights import VariedSums
+    from analysis.varied_weights import VariedSums
 
     sums: dict[str, VariedSums] = {}
     for chunk in made.get(_key(name), {}).values():
