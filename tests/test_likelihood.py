@@ -182,7 +182,7 @@ def test_a_signal_without_events_expects_nothing() -> None:
 
 
 def test_a_fit_that_does_not_converge_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.expected.ITERATIONS", 1)
+    monkeypatch.setattr("analysis.fits.ITERATIONS", 1)
     found = expectation(Likelihood.of(processes(), ["higgs", "vbf"]).workspace())
     assert found["significance"] is None
     assert None in found["limit"].values()

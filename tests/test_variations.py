@@ -488,3 +488,14 @@ def test_an_unknown_function_is_told_with_the_nearest_one(varied: tuple[Law, lis
     )
     told = law("SumVariations", "--analysis", law.analysis, "--function", "by_thruth", ok=False)
     assert "names no such function under `weight`. Did you mean 'by_truth'" in told.stderr
+
+
+def test_the_model_is_fitted_beside_the_main_job(varied: tuple[Law, list[str]]) -> None:
+    law, _ = varied
+    done = law("FitModel", "--analysis", law.analysis)
+    assert re.search(r"^mu +1 +\d\.\d+$", done.stdout, re.MULTILINE)
+    assert re.search(r"^scale_background +\+0\.00 ", done.stdout, re.MULTILINE)
+    fit = json.loads((law.results / "toy-fit" / "fit.json").read_text())
+    assert fit["observed"] == "Asimov"
+    assert set(fit["impacts"]) == {"luminosity", "scale_background", "scale_signal", "theory", "rate"}
+    assert {path.name for path in (law.results / "toy-fit" / "plots").glob("*.pdf")} >= {"impacts.pdf", "pulls.pdf"}

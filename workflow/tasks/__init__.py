@@ -4,6 +4,7 @@ from workflow.tasks.compare import Compare
 from workflow.tasks.evaluate import EvaluateEnsemble
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.features import ComputeFeatures
+from workflow.tasks.fit import FitModel
 from workflow.tasks.folds import PrepareFolds
 from workflow.tasks.growth import LearningCurve, TrainCurve
 from workflow.tasks.inputs import ListInputs
@@ -19,12 +20,14 @@ from workflow.tasks.simulate import SimulateEvents
 from workflow.tasks.statistics import WriteStatistics
 from workflow.tasks.train import TrainFolds
 from workflow.tasks.tune import SearchHyperparameters, TrainTrials, TuneHyperparameters
+from workflow.tasks.variations import SumVariations
 
 __all__ = [
     "Compare",
     "ComputeFeatures",
     "EvaluateEnsemble",
     "ExportEnsemble",
+    "FitModel",
     "LearningCurve",
     "ListInputs",
     "PlotResults",
@@ -38,6 +41,7 @@ __all__ = [
     "SearchHyperparameters",
     "SelectEvents",
     "SimulateEvents",
+    "SumVariations",
     "TrainCurve",
     "TrainFolds",
     "TrainTrials",

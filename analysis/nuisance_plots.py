@@ -1,0 +1,154 @@
+"""A fit of the likelihood model as a page shows it: tables, and cabinetry's plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.fits import Fit, Fits, UnconvergedError
+from analysis.metrics import FloatArray
+from analysis.page import Table
+from analysis.plots import Plot
+
+SHOWN = 25
+"""Parameters in a plot: those with the largest impact."""
+CORRELATED = 0.05
+"""Smallest correlation with any other parameter for which one is drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Impact:
+    """What one parameter does to the signal strength when it is fixed one standard deviation away, and all else fitted.
+
+    A change is NaN where such a fit finds no minimum, as where no signal is left.
+
+    Attributes:
+        place: The parameter.
+        before: Changes of the strength for its uncertainty before the fit, down and up.
+        after: The same for its uncertainty after the fit.
+    """
+
+    place: int
+    before: tuple[float, float]
+    after: tuple[float, float]
+
+    @property
+    def size(self) -> float:
+        """The larger one after the fit; infinite where one is not known."""
+        return max(map(abs, self.after)) if np.isfinite(self.after).all() else np.inf
+
+
+def impacts(fits: Fits, data: FloatArray, best: Fit) -> list[Impact]:
+    """Impacts of all systematic uncertainties, the largest first."""
+
+    def change(place: int, distance: float) -> float:
+        fixed = {place: best.parameters[place] + distance}
+        try:
+            return float(fits.fit(data, fixed=fixed).parameters[fits.poi] - best.parameters[fits.poi])
+        except UnconvergedError:
+            return np.nan
+
+    found = [
+        Impact(
+            place,
+            before=(change(place, -fits.width[place]), change(place, fits.width[place])),
+            after=(change(place, -best.uncertainties[place]), change(place, best.uncertainties[place])),
+        )
+        for place in fits.nuisances
+    ]
+    return sorted(found, key=lambda impact: -impact.size)
+
+
+def described(fits: Fits, best: Fit, found: list[Impact]) -> dict[str, Any]:
+    """The fit as JSON."""
+    return {
+        "strength": float(best.parameters[fits.poi]),
+        "uncertainty": float(best.uncertainties[fits.poi]),
+        "deviance": best.deviance,
+        "bins": fits.events,
+        "parameters": {
+            name: {"value": float(value), "uncertainty": float(error)}
+            for name, value, error in zip(fits.names, best.parameters, best.uncertainties, strict=True)
+        },
+        "impacts": {
+            fits.names[impact.place]: {kind: _finite(getattr(impact, kind)) for kind in ("before", "after")}
+            for impact in found
+        },
+        "correlation": {"names": list(fits.names), "values": best.correlation.tolist()},
+    }
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [value if np.isfinite(value) else None for value in values]
+
+
+def tables(described: Mapping[str, Any]) -> list[Table]:
+    """The signal strength, and the parameters in order of their impact."""
+    strength = [["mu", f"{described['strength']:.4g}", f"{described['uncertainty']:.3g}"]]
+    rows = []
+    for name, impact in described["impacts"].items():
+        own = described["parameters"][name]
+        pull, constraint = f"{own['value']:+.2f}".replace("-", "−"), f"{own['uncertainty']:.2f}"
+        changes = ["–" if value is None else f"{value:+.3g}".replace("-", "−") for value in impact["after"]]
+        rows.append([name, pull, constraint, *changes])
+    found = [Table("Signal strength", ["", "best fit", "uncertainty"], strength)]
+    if rows:
+        headings = ["parameter", "pull", "constraint", "impact on mu, down", "up"]
+        found.append(Table("Systematic uncertainties, the largest impact first", headings, rows))
+    return found
+
+
+def nuisance_plots(fits: Fits, best: Fit, found: list[Impact]) -> list[Plot]:
+    """Pulls and impacts of systematic uncertainties, and correlations of all parameters, as cabinetry draws them."""
+    from cabinetry import visualize
+    from cabinetry.fit.results_containers import FitResults, RankingResults
+
+    shown = [impact for impact in found if np.isfinite([*impact.before, *impact.after]).all()][:SHOWN]
+    names, chosen = np.array(fits.names), [impact.place for impact in shown]
+    results = FitResults(best.parameters, best.uncertainties, list(fits.names), best.correlation, best.deviance)
+    plots = []
+    if chosen:
+        ranking = RankingResults(
+            best.parameters[chosen],
+            best.uncertainties[chosen],
+            names[chosen].tolist(),
+            *(np.array([getattr(i, kind)[side] for i in shown]) for kind in ("before", "after") for side in (1, 0)),
+        )
+        left_out = sorted(set(names) - set(names[chosen]))
+        plots += [
+            Plot(
+                "impacts",
+                "performance",
+                "Pulls, and impacts on the signal strength",
+                "How far the fit moves each systematic uncertainty, in standard deviations of what constrains it "
+                "(points, lower axis), and how much the signal strength changes when it is fixed one standard "
+                "deviation away (bars, upper axis): empty with its uncertainty before the fit, filled after it.",
+                visualize.ranking(ranking, save_figure=False),
+                {fits.names[i.place]: {"before": list(i.before), "after": list(i.after)} for i in shown},
+            ),
+            Plot(
+                "pulls",
+                "performance",
+                "Pulls",
+                "Best fit and uncertainty of each systematic uncertainty, in standard deviations of what constrains "
+                "it: an uncertainty below one says that these data know better.",
+                visualize.pulls(results, exclude=left_out, save_figure=False),
+                {names[p]: [float(best.parameters[p]), float(best.uncertainties[p])] for p in chosen},
+            ),
+        ]
+    near = np.abs(best.correlation) - np.eye(len(names)) > CORRELATED
+    if near.any():
+        plots.append(
+            Plot(
+                "correlations",
+                "performance",
+                "Correlations",
+                f"Correlations of the parameters in the fit; those below {CORRELATED} with all others are left out.",
+                visualize.correlation_matrix(results, pruning_threshold=CORRELATED, save_figure=False),
+                {"names": names.tolist(), "values": best.correlation.tolist()},
+            )
+        )
+    return plots

@@ -1,0 +1,84 @@
+"""FitModel: a fit of the likelihood model, with pulls, impacts and correlations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.config import Configuration
+from analysis.errors import UserError
+from workflow.base import Given
+from workflow.store import read_json, write_json
+from workflow.tasks.beside import PAGE, PageTask
+from workflow.tasks.plots import write_plots
+from workflow.tasks.publishing import page_sources
+from workflow.tasks.statistics import WriteStatistics
+
+
+@dataclass(frozen=True)
+class FitSlice:
+    """What the page says."""
+
+    name: str
+
+
+class FitModel(PageTask):
+    """Fit the likelihood model of the main job to its observed events: a page of its own beside it."""
+
+    exclude_index = False
+    libraries = ("numpy", "scipy", "pyhf", "cabinetry")
+
+    @property
+    def published(self) -> str:
+        return "fit"
+
+    def requires(self) -> Any:
+        return {"statistics": WriteStatistics.req(self)}
+
+    def slice(self, config: Configuration) -> FitSlice:
+        return FitSlice(config.name)
+
+    def outside(self) -> Any:
+        return page_sources("page")
+
+    def files(self) -> Sequence[str]:
+        return ("fit.json", *PAGE)
+
+    @staticmethod
+    def compute(settings: FitSlice, given: Given, out: Path) -> None:
+        import numpy as np
+
+        from analysis.fits import Fits, UnconvergedError
+        from analysis.nuisance_plots import described, impacts, nuisance_plots, tables
+        from analysis.page import Picture, as_text, render
+
+        statistics = given.made["statistics"]
+        workspace = read_json(statistics.path("workspace.json"))
+        observed = read_json(statistics.path("histograms.json"))["observed"]
+        fits = Fits(workspace)
+        data = fits.with_auxiliary(np.array(workspace["observations"][0]["data"]))
+        try:
+            best = fits.fit(data)
+        except UnconvergedError as error:
+            raise UserError(
+                f"The fit of the likelihood model of {settings.name} does not converge. Smooth or prune lopsided "
+                "variations (outputs.nuisances.NAME.smooth, .prune), or use fewer bins (outputs.histogram.bins)."
+            ) from error
+        found = impacts(fits, data, best)
+        content = {"observed": observed, **described(fits, best, found)}
+        write_json(out / "fit.json", content)
+        plots = nuisance_plots(fits, best, found)
+        write_plots(plots, out / "plots")
+        (out / "table.txt").write_text(as_text(tables(content)))
+        note = (
+            f"The likelihood model (workspace.json) fitted to {fits.events} bins of "
+            f"{'collision data' if observed == 'data' else 'Asimov data with a signal strength of 1'}. "
+            "Uncertainties follow from the expected curvature of the likelihood; the statistical uncertainties of the "
+            "simulation are fitted too, and not listed."
+        )
+        pictures = [Picture(plot.png(), plot.title, plot.caption) for plot in plots]
+        (out / "page.html").write_text(
+            render(f"{settings.name}: fit of the signal strength", [note], tables(content), pictures)
+        )
