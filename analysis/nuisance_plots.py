@@ -117,7 +117,7 @@ def nuisance_plots(fits: Fits, best: Fit, found: list[Impact]) -> list[Plot]:
             names[chosen].tolist(),
             *(np.array([getattr(i, kind)[side] for i in shown]) for kind in ("before", "after") for side in (1, 0)),
         )
-        left_out = sorted(set(names) - set(names[chosen]))
+        left_out = sorted(set(names) - {fits.names[impact.place] for impact in found[:SHOWN]})
         plots += [
             Plot(
                 "impacts",
@@ -136,7 +136,10 @@ def nuisance_plots(fits: Fits, best: Fit, found: list[Impact]) -> list[Plot]:
                 "Best fit and uncertainty of each systematic uncertainty, in standard deviations of what constrains "
                 "it: an uncertainty below one says that these data know better.",
                 visualize.pulls(results, exclude=left_out, save_figure=False),
-                {names[p]: [float(best.parameters[p]), float(best.uncertainties[p])] for p in chosen},
+                {
+                    fits.names[i.place]: [float(best.parameters[i.place]), float(best.uncertainties[i.place])]
+                    for i in found[:SHOWN]
+                },
             ),
         ]
     near = np.abs(best.correlation) - np.eye(len(names)) > CORRELATED
