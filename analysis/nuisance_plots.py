@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from analysis.fits import Fit, Fits, UnconvergedError
+from analysis.histograms import Histogram
 from analysis.metrics import FloatArray
 from analysis.page import Table
-from analysis.plots import Plot
+from analysis.plots import Plot, figure_of
 
 SHOWN = 25
 """Parameters in a plot: those with the largest impact."""
@@ -155,3 +156,73 @@ def nuisance_plots(fits: Fits, best: Fit, found: list[Impact]) -> list[Plot]:
             )
         )
     return plots
+
+
+def template_plots(
+    templates: Mapping[str, Histogram], processes: Mapping[str, bool], parameters: Sequence[str]
+) -> list[Plot]:
+    """How much each parameter changes the templates of signal and background, bin by bin.
+
+    Args:
+        templates: Of the likelihood, with ``<process>_<parameter>Up`` and ``…Down`` beside them.
+        processes: Those that have a template, and whether each is signal.
+        parameters: Those to draw; one that varies no template is left out.
+    """
+    plots = []
+    for parameter in parameters:
+        varied = [p for p in processes if f"{p}_{parameter}Up" in templates]
+        if not varied:
+            continue
+        numbers: dict[str, Any] = {"edges": templates[varied[0]].edges.tolist()}
+        with figure_of((4.3, 2.9), margins=(0.68, 0.47, 0.12, 0.12)) as (figure, ax):
+            ax.axhline(0, color="#717581", linewidth=0.8)
+            for name, color in _PARTS.items():
+                everything = [p for p, is_signal in processes.items() if is_signal == (name == "signal")]
+                if not set(everything) & set(varied):
+                    continue
+                nominal = np.sum([templates[p].values for p in everything], axis=0)
+                error = np.sqrt(np.sum([templates[p].variances for p in everything], axis=0))
+                band = _share(error, nominal)
+                edges = templates[everything[0]].edges
+                ax.stairs(band, edges, baseline=-band, fill=True, color=color, alpha=0.12, linewidth=0)
+                numbers[name] = {"statistical": band.tolist()}
+                for side, dashes in (("Up", "-"), ("Down", "--")):
+                    own = np.sum(
+                        [templates.get(f"{p}_{parameter}{side}", templates[p]).values for p in everything], axis=0
+                    )
+                    change = _share(own - nominal, nominal)
+                    numbers[name][side.lower()] = change.tolist()
+                    ax.stairs(
+                        change,
+                        edges,
+                        baseline=None,
+                        color=color,
+                        linestyle=dashes,
+                        linewidth=1.3,
+                        label=f"{name}, {side.lower()}",
+                    )
+            ax.set_xlim(0, 1)
+            ax.set_xlabel("signal score")
+            ax.set_ylabel("relative change")
+            largest = max(abs(value) for part in _PARTS for own in numbers.get(part, {}).values() for value in own)
+            ax.set_ylim(-1.15 * largest, 1.6 * largest)
+            ax.legend(ncols=2, fontsize=7)
+        plots.append(
+            Plot(
+                f"variation_{parameter}",
+                "performance",
+                parameter,
+                "What the parameter changes in the templates of the likelihood model, one standard deviation up and "
+                "down; bands are the statistical uncertainty of the simulation.",
+                figure,
+                numbers,
+            )
+        )
+    return plots
+
+
+_PARTS = {"background": "#5790fc", "signal": "#e42536"}
+
+
+def _share(part: FloatArray, whole: FloatArray) -> FloatArray:
+    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)

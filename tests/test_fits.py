@@ -11,7 +11,7 @@ import pytest
 from analysis.fits import Fits
 from analysis.histograms import Histogram
 from analysis.likelihood import Likelihood, Nuisance
-from analysis.nuisance_plots import described, impacts, nuisance_plots, tables
+from analysis.nuisance_plots import described, impacts, nuisance_plots, tables, template_plots
 from analysis.variations import Variation
 
 # jsonschema deprecates what pyhf 0.7.6 validates with, and pyhf what numpy 2.4 does; nothing of ours.
@@ -109,6 +109,24 @@ def test_a_page_has_tables_and_plots(workspace: dict[str, Any]) -> None:
     assert [plot.name for plot in plots] == ["impacts", "pulls", "correlations"]
     assert all(plot.png().startswith(b"\x89PNG") and plot.png() == plot.png() for plot in plots)
     assert set(plots[1].numbers) == {"scale", "luminosity"}
+
+
+def test_templates_are_drawn_with_their_variations() -> None:
+    templates = {
+        "higgs": histogram([4.0, 8.0]),
+        "top": histogram([90.0, 60.0]),
+        "ww": histogram([10.0, 0.0]),
+        "top_scaleUp": histogram([99.0, 54.0]),
+        "top_scaleDown": histogram([81.0, 60.0]),
+    }
+    processes = {"higgs": True, "top": False, "ww": False}
+    (plot,) = template_plots(templates, processes, ["luminosity", "scale"])
+    assert plot.name == "variation_scale"
+    assert set(plot.numbers) == {"edges", "background"}
+    np.testing.assert_allclose(plot.numbers["background"]["up"], [0.09, -0.1])
+    np.testing.assert_allclose(plot.numbers["background"]["down"], [-0.09, 0])
+    np.testing.assert_allclose(plot.numbers["background"]["statistical"], [0.04 * np.hypot(90, 10) / 100, 0.04])
+    assert plot.png().startswith(b"\x89PNG")
 
 
 def test_a_model_without_systematic_uncertainties_has_no_impacts() -> None:

@@ -498,4 +498,8 @@ def test_the_model_is_fitted_beside_the_main_job(varied: tuple[Law, list[str]]) 
     fit = json.loads((law.results / "toy-fit" / "fit.json").read_text())
     assert fit["observed"] == "Asimov"
     assert set(fit["impacts"]) == {"luminosity", "scale_background", "scale_signal", "theory", "rate"}
-    assert {path.name for path in (law.results / "toy-fit" / "plots").glob("*.pdf")} >= {"impacts.pdf", "pulls.pdf"}
+    assert {path.name for path in (law.results / "toy-fit" / "plots").glob("*.pdf")} >= {
+        "impacts.pdf",
+        "pulls.pdf",
+        "variation_theory.pdf",
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.config import Configuration
 from analysis.errors import UserError
@@ -16,12 +16,17 @@ from workflow.tasks.plots import write_plots
 from workflow.tasks.publishing import page_sources
 from workflow.tasks.statistics import WriteStatistics
 
+if TYPE_CHECKING:
+    from analysis.style import Style
+
 
 @dataclass(frozen=True)
 class FitSlice:
-    """What the page says."""
+    """What the page says, and how it looks."""
 
     name: str
+    signals: tuple[str, ...]
+    style: Style
 
 
 class FitModel(PageTask):
@@ -38,7 +43,13 @@ class FitModel(PageTask):
         return {"statistics": WriteStatistics.req(self)}
 
     def slice(self, config: Configuration) -> FitSlice:
-        return FitSlice(config.name)
+        from analysis.style import Style
+
+        return FitSlice(
+            name=config.name,
+            signals=config.classes.processes[config.classes.signal],
+            style=Style(config.outputs.style, config.outputs.label),
+        )
 
     def outside(self) -> Any:
         return page_sources("page")
@@ -51,12 +62,16 @@ class FitModel(PageTask):
         import numpy as np
 
         from analysis.fits import Fits, UnconvergedError
-        from analysis.nuisance_plots import described, impacts, nuisance_plots, tables
+        from analysis.histograms import Histogram
+        from analysis.likelihood import FOLDER
+        from analysis.nuisance_plots import SHOWN, described, impacts, nuisance_plots, tables, template_plots
         from analysis.page import Picture, as_text, render
+        from analysis.style import styled
 
         statistics = given.made["statistics"]
         workspace = read_json(statistics.path("workspace.json"))
-        observed = read_json(statistics.path("histograms.json"))["observed"]
+        histograms = read_json(statistics.path("histograms.json"))
+        observed = histograms["observed"]
         fits = Fits(workspace)
         data = fits.with_auxiliary(np.array(workspace["observations"][0]["data"]))
         try:
@@ -69,8 +84,14 @@ class FitModel(PageTask):
         found = impacts(fits, data, best)
         content = {"observed": observed, **described(fits, best, found)}
         write_json(out / "fit.json", content)
-        plots = nuisance_plots(fits, best, found)
-        write_plots(plots, out / "plots")
+        templates = {name: Histogram.from_json(own) for name, own in histograms["histograms"][FOLDER].items()}
+        samples = [sample["name"] for sample in workspace["channels"][0]["samples"]]
+        processes = {name: name in settings.signals for name in samples}
+        with styled(settings.style):
+            plots = nuisance_plots(fits, best, found)
+            plots += template_plots(templates, processes, [fits.names[impact.place] for impact in found][:SHOWN])
+            write_plots(plots, out / "plots")
+            pictures = [Picture(plot.png(), plot.title, plot.caption) for plot in plots]
         (out / "table.txt").write_text(as_text(tables(content)))
         note = (
             f"The likelihood model (workspace.json) fitted to {fits.events} bins of "
@@ -78,7 +99,6 @@ class FitModel(PageTask):
             "Uncertainties follow from the expected curvature of the likelihood; the statistical uncertainties of the "
             "simulation are fitted too, and not listed."
         )
-        pictures = [Picture(plot.png(), plot.title, plot.caption) for plot in plots]
         (out / "page.html").write_text(
             render(f"{settings.name}: fit of the signal strength", [note], tables(content), pictures)
         )
