@@ -67,12 +67,15 @@ class Recorder:
 def test_every_declared_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the steps of a small analysis, whose events have numbers of their own; whose have none; and beside them."""
     folder = toy(tmp_path / "toy")
+    with (folder / "physics.py").open("a") as physics:
+        physics.write('\n\ndef doubled(events):\n    return {"pt1": 2 * events.pt1}\n')
+    nuisances = "{scale: {shift: {up: doubled}}, theory: {weight: {up: generator_correction}}}"
     monkeypatch.setenv("EVENTFOLD_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("TOY_DATA", str(folder / "data"))
     luigi.task_register.Register.clear_instance_cache()
     recorder = Recorder()
     asked = (
-        Report(analysis=str(folder)),
+        Report(analysis=str(folder), set=(f"outputs.nuisances={nuisances}",)),
         SelectEvents(analysis=str(folder), set=("identity.columns=[]",)),
         LearningCurve(analysis=str(folder), shares=(0.5,), widths=(2.0,)),
     )
