@@ -60,14 +60,14 @@ def test_kills_undo_no_step_of_a_training_that_keeps_each(finished: Finished, tm
 
     undisturbed = place("undisturbed")
     # Long enough that kills meet networks, not workers that only start, also where these take some seconds to start.
-    longest = ("--set", "training.epochs=400", *LONGER[2:])
+    longest = ("--set", "training.epochs=1200", *LONGER[2:])
     command = ("TrainFolds", "--analysis", undisturbed.analysis, *longest)
     started = time.monotonic()
     undisturbed(*command)
     reference = Reference.of(undisturbed, time.monotonic() - started)
     disturbed = (*command, *DASK, "--checkpoint", "0")
     losses: list[Loss] = []
-    for seed in range(2, 12):  # on a slow machine kills may meet workers that only start
+    for seed in range(2, 16):  # on a slow machine kills may meet workers that only start
         job = Job(place(f"killed{seed}"), disturbed, "dask", reference, random.Random(seed), during="TrainFolds")
         losses += [loss for each in job.disturb(2) for loss in each.losses]
         if losses:
