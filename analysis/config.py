@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -224,22 +225,23 @@ class HistogramSettings(Section):
 
 
 class UpDown(Section):
-    """Functions of `physics.py` for one standard deviation up, and down unless that is the mirror image."""
+    """What stands for one standard deviation up, and for one down unless that is the mirror image."""
 
     up: Name
     down: Name | None = None
 
 
 class NuisanceSettings(Section):
-    """A systematic uncertainty: of yields alone (`norm`), by other weights, or by shifted events.
+    """A systematic uncertainty: of yields alone (`norm`), by other weights, shifted events or another simulation.
 
     Attributes:
         norm: Log-normal, of yields: its relative size, or the factors one standard deviation down and up.
         weight: Functions that return what the weight of each event is multiplied with.
         shift: Functions that return shifted branches or collections.
+        sample: Processes that are simulated in another way and stand for the one of `processes`.
         processes: What it is an uncertainty of; by default all that are simulated.
-        correlated: Whether one parameter varies all processes, or one each.
-        changes_norm: Whether a variation by weights changes the yields before any selection too; else it keeps them.
+        correlated: Over what one parameter is shared: everything, nothing, or processes or categories alone.
+        changes_norm: Whether weights or another sample change the yields before any selection too; else they keep them.
         symmetrise: Whether both sides get half their difference.
         smooth: Whether the ratio to the nominal template is smoothed over the bins.
         prune: Smallest relative effect that is kept, of the yield and of the shape of each process.
@@ -248,8 +250,9 @@ class NuisanceSettings(Section):
     norm: Annotated[float, Field(gt=0, lt=1)] | tuple[Positive, Positive] | None = None
     weight: UpDown | None = None
     shift: UpDown | None = None
+    sample: UpDown | None = None
     processes: tuple[Name, ...] = ()
-    correlated: bool = True
+    correlated: bool | tuple[Literal["processes", "categories"], ...] = True
     changes_norm: bool = False
     symmetrise: bool = False
     smooth: bool = False
@@ -257,19 +260,21 @@ class NuisanceSettings(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> NuisanceSettings:
-        kinds = [key for key in ("norm", "weight", "shift") if getattr(self, key) is not None]
+        kinds = [key for key in ("norm", "weight", "shift", "sample") if getattr(self, key) is not None]
         if len(kinds) != 1:
             found = f"found {' and '.join(kinds)}" if kinds else "found none of them"
-            raise ValueError(f"expected one of `norm`, `weight` and `shift`, {found}")
-        if self.changes_norm and self.weight is None:
-            raise ValueError("`changes_norm` is of variations by weights (`weight`), leave it out")
+            raise ValueError(f"expected one of `norm`, `weight`, `shift` and `sample`, {found}")
+        if self.changes_norm and self.weight is None and self.sample is None:
+            raise ValueError("`changes_norm` is of variations by `weight` and `sample`, leave it out")
+        if self.sample is not None and len(self.processes) != 1:
+            raise ValueError("`sample` stands for one process: `processes` names it, and no other")
         if self.norm is not None:
             given = [key for key in ("symmetrise", "smooth", "prune") if getattr(self, key)]
             if given:
                 raise ValueError(f"`{given[0]}` is of templates, and `norm` varies none: leave it out")
         sides = self.sides
         if sides and sides.up == sides.down:
-            raise ValueError(f"up and down are the same function {sides.up!r}; for a mirror image leave `down` out")
+            raise ValueError(f"up and down are both {sides.up!r}; for a mirror image leave `down` out")
         if self.symmetrise and sides and sides.down is None:
             raise ValueError("`symmetrise` needs `down`: without it, down is the mirror image of up already")
         return self
@@ -283,19 +288,31 @@ class NuisanceSettings(Section):
 
     @property
     def sides(self) -> UpDown | None:
-        """The functions of a variation; None for an uncertainty of yields alone."""
-        return self.weight or self.shift
+        """The functions or processes of a variation; None for an uncertainty of yields alone."""
+        return self.weight or self.shift or self.sample
 
     @property
-    def functions(self) -> tuple[str, ...]:
-        """The same, one or two."""
+    def kind(self) -> Literal["norm", "weight", "shift", "sample"]:
+        """The way in which it is declared."""
+        if self.sides is None:
+            return "norm"
+        return "weight" if self.weight else "shift" if self.shift else "sample"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The functions or processes of a variation, one or two."""
         return tuple(name for name in (self.sides.up, self.sides.down) if name) if self.sides else ()
+
+    def shared(self, axis: Literal["processes", "categories"]) -> bool:
+        """Whether one parameter is shared over all processes, or over all categories."""
+        return self.correlated if isinstance(self.correlated, bool) else axis in self.correlated
 
 
 class Outputs(Section):
     """What is written at the end: histograms, likelihood model, blinding, bootstrap replicas."""
 
     histogram: HistogramSettings = HistogramSettings()
+    channels: tuple[Name, ...] = ()
     friends: Literal["ttree", "rntuple"] = "ttree"
     style: Literal["plain", "CMS", "ATLAS", "LHCb"] = "plain"
     label: str = ""
@@ -405,22 +422,31 @@ class Configuration(Section):
         simulated = self.simulated
         if "data_obs" in simulated:
             raise ValueError("key processes.data_obs: this is what histograms of data are called, choose another name")
-        names = [name for of_one in self.parameters.values() for name in of_one]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        channels = {category: self.parameters(category) for category in self.outputs.channels or (None,)}
+        owners: dict[str, set[tuple[str, ...]]] = {}
+        for category, own in channels.items():
+            for key, parameters in own.items():
+                apart = () if self.outputs.nuisances[key].shared("categories") else (str(category),)
+                for parameter, processes in parameters.items():
+                    owners.setdefault(parameter, set()).add((key, *processes, *apart))
+        if twice := sorted(name for name, found in owners.items() if len(found) > 1):
             raise ValueError(f"key outputs.nuisances: two parameters would be called {twice[0]!r}; rename one")
-        parameters = [
-            (p, process) for of_one in self.parameters.values() for p, own in of_one.items() for process in own
-        ]
-        templates = [f"{process}_{parameter}{side}" for parameter, process in parameters for side in ("Up", "Down")]
-        templates += [*self.processes, "data_obs"]
-        if twice := sorted({name for name in templates if templates.count(name) > 1}):
-            raise ValueError(f"key outputs.nuisances: two templates would be called {twice[0]!r}; rename a nuisance")
-        if both := sorted(self.shifts.keys() & self.weight_variations.keys()):
-            raise ValueError(
-                f"key outputs.nuisances: {both[0]!r} is under `weight` and under `shift`; it can't be both"
-            )
+        for own in channels.values():
+            varied = [(p, process) for parameters in own.values() for p in parameters for process in parameters[p]]
+            templates = [f"{process}_{parameter}{side}" for parameter, process in varied for side in ("Up", "Down")]
+            templates += [*self.processes, "data_obs"]
+            if twice := sorted({name for name in templates if templates.count(name) > 1}):
+                raise ValueError(
+                    f"key outputs.nuisances: two templates would be called {twice[0]!r}; rename a nuisance"
+                )
+        kinds = {"weight": self.weight_variations, "shift": self.shifts, "sample": self.alternatives}
+        for one, other in itertools.combinations(kinds, 2):
+            if both := sorted(kinds[one].keys() & kinds[other].keys()):
+                raise ValueError(
+                    f"key outputs.nuisances: {both[0]!r} is under `{one}` and under `{other}`; it can't be both"
+                )
         for name, nuisance in self.outputs.nuisances.items():
-            if {"mu", "r", "staterror_signal", "staterror_background"} & self.parameters[name].keys():
+            if name in ("mu", "r") or name.startswith("staterror"):
                 raise ValueError(
                     f"key outputs.nuisances.{name}: the model has a parameter of this name, choose another"
                 )
@@ -430,6 +456,35 @@ class Configuration(Section):
                         f"key outputs.nuisances.{name}.processes names {process!r}, which is not simulated. "
                         f"{nearest(process, simulated)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_fit(self) -> Configuration:
+        """Check the processes that stand for others in `outputs.nuisances`."""
+        for name, nuisance in self.outputs.nuisances.items():
+            for process in nuisance.names if nuisance.sample else ():
+                key = f"key outputs.nuisances.{name}.sample names {process!r}"
+                if process not in self.processes:
+                    raise ValueError(f"{key}, which is no process. {nearest(process, self.processes)}")
+                if self.is_collision(process):
+                    raise ValueError(f"{key}, which is collision data; another simulation is needed")
+                if self.class_of(process) >= 0:
+                    raise ValueError(
+                        f"{key}, which belongs to a class; a process that only stands for others is needed"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> Configuration:
+        channels, categories = self.outputs.channels, self.selection.categories
+        for name in channels:
+            if name not in categories:
+                raise ValueError(
+                    f"key outputs.channels names {name!r}, which is none of selection.categories. "
+                    f"{nearest(name, categories)}"
+                )
+        if len(set(channels)) < len(channels):
+            raise ValueError("key outputs.channels names a category twice")
         return self
 
     @model_validator(mode="after")
@@ -532,16 +587,29 @@ class Configuration(Section):
 
     @property
     def simulated(self) -> tuple[str, ...]:
-        """Processes that are simulated."""
-        return tuple(name for name in self.processes if not self.is_collision(name))
+        """Processes that are simulated, without those that only stand for others in `outputs.nuisances`."""
+        return tuple(name for name in self.nominal if not self.is_collision(name))
 
     @property
-    def parameters(self) -> dict[str, dict[str, tuple[str, ...]]]:
-        """For each of `outputs.nuisances`, the parameters that it stands for, and what each of them varies."""
+    def nominal(self) -> tuple[str, ...]:
+        """Processes, without those that only stand for others in `outputs.nuisances`."""
+        others = {name for nuisance in self.outputs.nuisances.values() if nuisance.sample for name in nuisance.names}
+        return tuple(name for name in self.processes if name not in others)
+
+    def parameters(self, category: str | None = None) -> dict[str, dict[str, tuple[str, ...]]]:
+        """For each of `outputs.nuisances`, the parameters that it stands for, and what each of them varies.
+
+        Args:
+            category: A channel of the likelihood; None for the one of all events.
+        """
         found: dict[str, dict[str, tuple[str, ...]]] = {}
         for name, nuisance in self.outputs.nuisances.items():
             processes = nuisance.processes or self.simulated
-            found[name] = {name: processes} if nuisance.correlated else {f"{name}_{p}": (p,) for p in processes}
+            ending = "" if category is None or nuisance.shared("categories") else f"_{category}"
+            if nuisance.shared("processes"):
+                found[name] = {f"{name}{ending}": processes}
+            else:
+                found[name] = {f"{name}_{process}{ending}": (process,) for process in processes}
         return found
 
     @property
@@ -554,10 +622,15 @@ class Configuration(Section):
         """Functions that vary weights, and the processes that each of them varies."""
         return self._varied("weight")
 
-    def _varied(self, kind: Literal["weight", "shift"]) -> dict[str, tuple[str, ...]]:
+    @property
+    def alternatives(self) -> dict[str, tuple[str, ...]]:
+        """Processes that stand for others, and those that they stand for."""
+        return self._varied("sample")
+
+    def _varied(self, kind: Literal["weight", "shift", "sample"]) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
         for nuisance in self.outputs.nuisances.values():
-            for name in nuisance.functions if getattr(nuisance, kind) else ():
+            for name in nuisance.names if nuisance.kind == kind else ():
                 own = {*found.get(name, ()), *(nuisance.processes or self.simulated)}
                 found[name] = tuple(process for process in self.processes if process in own)
         return found
@@ -726,7 +799,8 @@ class Analysis:
         named += [(f"features.{obj}", n) for obj, group in config.features.items() for n in group]
         named += [("spectators", n) for n in config.spectators]
         named += [("weights.factors", n) for n in config.weights.factors]
-        named += [(f"outputs.nuisances.{k}", n) for k, each in config.outputs.nuisances.items() for n in each.functions]
+        nuisances = {name: own for name, own in config.outputs.nuisances.items() if not own.sample}
+        named += [(f"outputs.nuisances.{name}", n) for name, own in nuisances.items() for n in own.names]
         named += [(f"targets.{name}.function", target.function) for name, target in config.targets.items()]
         named += [(f"classes.soft_labels.{name}", n) for name, n in config.classes.soft_labels.items()]
         for key, name in named:

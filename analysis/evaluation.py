@@ -20,8 +20,7 @@ from analysis.reliability import reliability
 from analysis.splitting import Scheme, fold_of
 from analysis.statistics import binned_significance, choose_edges
 from analysis.table import EventTable
-from analysis.varied_weights import VariedSums
-from analysis.weights import Totals, effective_number, scale_of_rest, scale_of_test
+from analysis.weights import Totals, VariedSums, effective_number, scale_of_rest, scale_of_test
 
 PATTERN_EVENTS = 10
 """Fewest events of the signal and of the rest for an AUC of the events with one pattern of present objects."""
@@ -354,6 +353,11 @@ def _absent(table: EventTable, features: Mapping[str, str]) -> dict[str, npt.NDA
     return result
 
 
+def _in_category(table: EventTable, category: str | None) -> npt.NDArray[np.bool_]:
+    """Events of a category, or all."""
+    return np.ones(len(table), dtype=np.bool_) if category is None else np.asarray(table.category == category)
+
+
 def _is_data(table: EventTable, collision: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Events of collision data."""
     return np.isin(table.process, [i for i, name in enumerate(table.processes) if name in collision])
@@ -432,6 +436,7 @@ def choose_bins(
     bins: int,
     *,
     share: float | None = None,
+    category: str | None = None,
 ) -> npt.NDArray[np.float64] | None:
     """Bins of the signal score, chosen on events that are not held out, by the score of networks new to them.
 
@@ -442,13 +447,14 @@ def choose_bins(
         bins: Number of bins before merging.
         share: How many times more events there are than those that are to fill the bins; by default those are the
             held-out test events.
+        category: Whose events are meant; None for all.
 
     Returns:
         Edges, float64 [M + 1]; None where the events suffice for no bin at all.
     """
     table = events.table
     signal = settings.classes.index(settings.signal)
-    simulated = ~_is_data(table, settings.collision)
+    simulated = ~_is_data(table, settings.collision) & _in_category(table, category)
     test, rest = simulated & table.is_test, simulated & ~table.is_test
     return choose_edges(
         events.routed[rest, signal].astype(np.float64),
@@ -489,7 +495,7 @@ class Filled:
         """
         table = self.events.table
         score = getattr(self.events, self.kind)[:, self.settings.classes.index(name)].astype(np.float64)
-        chosen = np.ones(len(table), dtype=np.bool_) if category is None else table.category == category
+        chosen = _in_category(table, category)
         is_data = _is_data(table, self.settings.collision)
         rows, weight = chosen & ~is_data, table.weight
         if self.kind == "ensemble":
@@ -548,8 +554,25 @@ class Filled:
                 found[f"{folder}score_{name}_{self.kind}"] = own if data is None else {**own, DATA: data}
         return found
 
-    def bins(self, count: int) -> npt.NDArray[np.float64]:
+    def standing_for(self, process: str, factor: float) -> Filled:
+        """The same events, all of one process, as if they were another's, whose weights are multiplied with a factor.
+
+        Raises:
+            ValueError: There are events of several processes.
+        """
+        table, scales = self.events.table, self.scales
+        if len(table.processes) != 1:
+            raise ValueError(f"events of {', '.join(table.processes)} can't all stand for {process}")
+        return replace(
+            self,
+            events=replace(self.events, table=replace(table, processes=(process,))),
+            scales=Scales(*({process: own[table.processes[0]]} for own in (scales.test, scales.rest))),
+            factor=np.full(len(table), factor),
+        )
+
+    def bins(self, count: int, category: str | None = None) -> npt.NDArray[np.float64]:
         """Bins of the signal score that these events should fill, chosen out of fold; one bin where they can't."""
         weight = self.events.table.weight * self.scales.per_event(self.events.table)
-        edges = choose_bins(self.events, weight, self.settings, count, share=1.0 if self.kind == "routed" else None)
+        share = 1.0 if self.kind == "routed" else None
+        edges = choose_bins(self.events, weight, self.settings, count, share=share, category=category)
         return np.array([0.0, 1.0]) if edges is None else edges

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.likelihood import STATISTICAL
 from analysis.metrics import FloatArray
 
 STEP = 1e-3
@@ -83,7 +84,7 @@ class Fits:
             sigmas.append(own)
         self._sigma = np.concatenate([*sigmas, np.zeros(0)])  # [A]
         self._varied = ~np.array(config.suggested_fixed(), dtype=np.bool_) & (self.width > 0)
-        of_bins = np.array([name.startswith("staterror_") for name in self.names])
+        of_bins = np.array([name.startswith(STATISTICAL) for name in self.names])
         self.nuisances = [int(place) for place in np.flatnonzero(self._varied & ~of_bins) if place != self.poi]
         # All derivatives at once take about as long as one of them.
         size = 2 * len(self._start) + 1
@@ -95,9 +96,11 @@ class Fits:
         at[self.poi] = strength
         return self._expected(at)
 
-    def with_auxiliary(self, observed: FloatArray) -> FloatArray:
-        """Observed events [B] with the auxiliary data of the model, float64 [B + A]."""
-        return np.concatenate([observed, self.asimov(1.0)[self.events :]])
+    def observed(self, workspace: Mapping[str, Any]) -> FloatArray:
+        """The observed events of a workspace with the auxiliary data of the model, float64 [B + A]."""
+        found = {observation["name"]: observation["data"] for observation in workspace["observations"]}
+        events = [found[name] for name in self._model.config.channels]
+        return np.concatenate([*events, self.asimov(1.0)[self.events :]])
 
     def fit(self, data: FloatArray, strength: float | None = None, fixed: Mapping[int, float] | None = None) -> Fit:
         """Find the parameters that describe data best.

@@ -159,11 +159,12 @@ def nuisance_plots(fits: Fits, best: Fit, found: list[Impact]) -> list[Plot]:
 
 
 def template_plots(
-    templates: Mapping[str, Histogram], processes: Mapping[str, bool], parameters: Sequence[str]
+    channel: str, templates: Mapping[str, Histogram], processes: Mapping[str, bool], parameters: Sequence[str]
 ) -> list[Plot]:
-    """How much each parameter changes the templates of signal and background, bin by bin.
+    """How much each parameter changes the templates of signal and background of a channel, bin by bin.
 
     Args:
+        channel: Its name.
         templates: Of the likelihood, with ``<process>_<parameter>Up`` and ``…Down`` beside them.
         processes: Those that have a template, and whether each is signal.
         parameters: Those to draw; one that varies no template is left out.
@@ -209,10 +210,10 @@ def template_plots(
             ax.legend(ncols=2, fontsize=7)
         plots.append(
             Plot(
-                f"variation_{parameter}",
+                f"variation_{channel}_{parameter}",
                 "performance",
-                parameter,
-                "What the parameter changes in the templates of the likelihood model, one standard deviation up and "
+                f"{parameter}, channel {channel}",
+                f"What {parameter} changes in the templates of channel {channel}, one standard deviation up and "
                 "down; bands are the statistical uncertainty of the simulation.",
                 figure,
                 numbers,

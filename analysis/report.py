@@ -106,11 +106,13 @@ def render(content: ReportContent) -> str:
     cutflows |= content.cutflows  # in the order of the configuration, then any others
     shown = {"costs"} | ({"fingerprint"} if content.run.get("fingerprint") == summary["fingerprint"] else set())
     run = {key: value for key, value in content.run.items() if key not in shown}
+    systematics = list(_systematics(summary["systematics"]))
     return pages.get_template("report.html.j2").render(
         title=content.title or content.name,
         name=content.name,
         summary={"targets": {}, "spectators": {}} | dict(summary),
-        systematics=list(_systematics(summary["systematics"])),
+        systematics=systematics,
+        channels=len({line.channel for line in systematics} - {"–"}) > 1,
         samples=_samples(summary),
         test=metrics["test"],
         limit=_limit(summary["expectation"]),
@@ -241,6 +243,7 @@ class _Systematic:
 
     parameter: str
     kind: str
+    channel: str
     processes: str
     down: str
     up: str
@@ -248,22 +251,27 @@ class _Systematic:
     pruned: str
 
 
-KINDS = {"norm": "yields", "weight": "other weights", "shift": "shifted events"}
+KINDS = {"norm": "yields", "weight": "other weights", "shift": "shifted events", "sample": "another simulation"}
 """What kinds of systematic uncertainties are called."""
 
 
 def _systematics(parameters: Mapping[str, Any]) -> Iterator[_Systematic]:
-    """A line for each parameter and effect; processes on which it has the same effect share one."""
+    """A line for each parameter and effect; processes, and channels, on which it has the same effect share one."""
     for name, parameter in parameters.items():
         lines: dict[tuple[str, ...], list[str]] = {}
-        for process, effect in parameter["effects"].items():
-            sizes = (_signed_percent(effect["down"]), _signed_percent(effect["up"]))
-            shape = "–" if effect["shape"] is None else _percent(effect["shape"])
-            lines.setdefault((*sizes, shape, effect["pruned"] or ""), []).append(process)
-        for (down, up, shape, pruned), processes in lines.items():
-            yield _Systematic(name, KINDS[parameter["kind"]], ", ".join(processes), down, up, shape, pruned)
+        for channel, effects in parameter["effects"].items():
+            groups: dict[tuple[str, ...], list[str]] = {}
+            for process, effect in effects.items():
+                sizes = (_signed_percent(effect["down"]), _signed_percent(effect["up"]))
+                shape = "–" if effect["shape"] is None else _percent(effect["shape"])
+                groups.setdefault((*sizes, shape, effect["pruned"] or ""), []).append(process)
+            for group, processes in groups.items():
+                lines.setdefault((", ".join(processes), *group), []).append(channel)
+        kind = KINDS[parameter["kind"]]
+        for line, channels in lines.items():
+            yield _Systematic(name, kind, ", ".join(channels), *line)
         if not lines:
-            yield _Systematic(name, KINDS[parameter["kind"]], "none: no effect is left", "–", "–", "–", "")
+            yield _Systematic(name, kind, "–", "none: no effect is left", "–", "–", "–", "")
 
 
 def _signed_percent(value: float) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import mplhep
-from matplotlib.axes import Axes
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PLAIN: Any = {  # matplotlib's type is a literal of all its keys
     "font.family": ["DejaVu Sans"],
@@ -57,6 +57,8 @@ class Style:
         """matplotlib's parameters: the experiment's fonts, with a fallback for signs that they lack."""
         if self.name == "plain":
             return PLAIN
+        import mplhep
+
         theirs = getattr(mplhep.style, _STYLES[self.name])
         mathematics = {key: value for key, value in theirs.items() if key.startswith("mathtext.")}
         return {**PLAIN, **mathematics, "font.family": [theirs[f"font.{theirs['font.family']}"][0], "DejaVu Sans"]}
@@ -86,6 +88,8 @@ def put_label(ax: Axes, *, simulation: bool) -> bool:
     style = _current.get()
     if style.name == "plain":
         return False
+    import mplhep
+
     text = " ".join(filter(None, ("Simulation" if simulation else "", style.label)))
     mplhep.label.exp_text(style.name, text, ax=ax, loc=0, fontsize=(11.0, 9.0, 9.0, 9.0))
     return True

@@ -35,16 +35,12 @@ class Variation:
     """What a systematic uncertainty makes of histograms.
 
     Attributes:
-        name: Parameter of the likelihood, or the first part of its name.
-        kind: Other weights of the same events, or shifted events.
         parameters: Parameters that vary it, and the processes that each of them varies.
         up: Histogram of each of these processes one standard deviation up.
         down: The same down; empty where it is the mirror image.
         treatment: What is done to the templates.
     """
 
-    name: str
-    kind: Literal["weight", "shift"]
     parameters: Mapping[str, tuple[str, ...]]
     up: Mapping[str, Histogram]
     down: Mapping[str, Histogram] = field(default_factory=dict)

@@ -7,7 +7,8 @@ events only: physics weights within a class, equal sums over classes, mean one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,16 @@ FB_PER_PB = 1000.0
 
 
 @dataclass(frozen=True)
-class Totals:
+class _Sums:
+    """Sums that are added up field by field."""
+
+    def __add__(self, other: Self) -> Self:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return type(self)(*(mine + theirs for mine, theirs in pairs))
+
+
+@dataclass(frozen=True)
+class Totals(_Sums):
     """Sums over the entries of a process before any selection.
 
     Attributes:
@@ -35,13 +45,44 @@ class Totals:
     generated: float = 0.0
     test: float = 0.0
 
-    def __add__(self, other: Totals) -> Totals:
-        return Totals(
-            self.entries + other.entries,
-            self.sum_of_weights + other.sum_of_weights,
-            self.generated + other.generated,
-            self.test + other.test,
-        )
+
+@dataclass(frozen=True)
+class VariedSums(_Sums):
+    """Sums of generator weights over the entries of a process before any selection, as they are and varied.
+
+    Attributes:
+        nominal: Σw over all of them.
+        nominal_test: Σw over those in the test bucket.
+        varied: Σw of varied weights over all of them.
+        varied_test: The same over those in the test bucket.
+    """
+
+    nominal: float = 0.0
+    nominal_test: float = 0.0
+    varied: float = 0.0
+    varied_test: float = 0.0
+
+    def factor(self, process: str, *, test: bool, keeps_norm: bool) -> float:
+        """What varied weights are multiplied with, so that they have the right sum where nominal ones have theirs.
+
+        Args:
+            process: Name of the process, for messages.
+            test: Whether it is for test events, which nominal weights scale to all events, or for all of them.
+            keeps_norm: Whether the yield before any selection is the nominal one, or changes by varied / nominal.
+
+        Raises:
+            UserError: Weights sum to zero or below, so that no factor exists.
+        """
+        nominal, varied = (self.nominal_test, self.varied_test) if test else (self.nominal, self.varied)
+        if not test and not keeps_norm:
+            return 1.0
+        if min(nominal, varied, self.varied, self.nominal) <= 0:
+            raise UserError(
+                f"Process {process!r}: before any selection its weights sum to {self.nominal:g}, varied to "
+                f"{self.varied:g}, those of test events to {self.varied_test:g}; sums above 0 are needed. Take the "
+                "process out of the nuisance's `processes`, or correct the function."
+            )
+        return nominal / varied * (1.0 if keeps_norm else self.varied / self.nominal)
 
 
 @dataclass(frozen=True)
@@ -74,6 +115,10 @@ class Normalisation:
                 "weights.generator and data.generated, or use normalisation: as_is."
             )
         return self.target / totals.generated
+
+    def total(self, process: str, totals: Totals) -> float:
+        """Expected events before the selection; arguments and errors as those of `factor`."""
+        return self.factor(process, totals) * totals.generated
 
 
 def scale_of_test(totals: Totals) -> float | None:

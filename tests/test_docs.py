@@ -20,7 +20,7 @@ from analysis.events import read
 from analysis.features import compute
 from analysis.friends import Scores, write_friend
 from analysis.histograms import Histogram, write_histograms
-from analysis.likelihood import Likelihood
+from analysis.likelihood import Channel, Likelihood
 from analysis.sources import Source
 from analysis.splitting import event_identity, fold_of, is_test, key_of, purpose_key
 from models.buckets import Buckets
@@ -146,7 +146,7 @@ class Result:
         named = {name: histogram.to_json() for name, histogram in self.templates.items()}
         self.write("histograms", {"score": folder, "observed": "Asimov", "clipped": {}, "histograms": {folder: named}})
         write_histograms(self.results / "histograms.root", {folder: self.templates})
-        self.write("workspace", Likelihood.of(self.templates, ("htautau",)).workspace())
+        self.write("workspace", Likelihood((Channel.of("score", self.templates, ("htautau",)),)).workspace())
         self.write("summary", summary())
 
     def write(self, name: str, content: object) -> None:
@@ -254,17 +254,17 @@ def test_friends_in_root(result: Result, tmp_path: Path, form: Any) -> None:
 
 
 def test_histograms_in_root(result: Result, tmp_path: Path) -> None:
-    likelihood = Likelihood.of(result.templates, ("htautau",))
-    write_histograms(tmp_path / "histograms.root", {"fit": likelihood.histograms()})
+    channel = Channel.of("score", result.templates, ("htautau",))
+    write_histograms(tmp_path / "histograms.root", Likelihood((channel,)).histograms())
     code = """
     TFile file("histograms.root");
-    auto *h = file.Get<TH1D>("fit/htautau");
+    auto *h = file.Get<TH1D>("fit/score/htautau");
     std::printf("%d", h->GetNbinsX());
     for (int bin = 1; bin <= h->GetNbinsX(); ++bin)
         std::printf(" %.9g %.9g %.9g", h->GetBinLowEdge(bin), h->GetBinContent(bin), h->GetBinError(bin));
     """
     count, *numbers = run_root(code, tmp_path).split()
-    expected = likelihood.templates["htautau"]
+    expected = channel.templates["htautau"]
     assert int(count) == len(expected.values) > 1
     edges, values, errors = np.array(numbers, dtype=np.float64).reshape(-1, 3).T
     np.testing.assert_allclose(edges, expected.edges[:-1])

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.fits import Fits
 from analysis.histograms import Histogram
-from analysis.likelihood import Likelihood, Nuisance
+from analysis.likelihood import Channel, Likelihood, Nuisance
 from analysis.nuisance_plots import described, impacts, nuisance_plots, tables, template_plots
 from analysis.variations import Variation
 
@@ -27,24 +27,23 @@ def histogram(values: list[float], error: float = 0.04) -> Histogram:
 @pytest.fixture(scope="module")
 def workspace() -> dict[str, Any]:
     scale = Variation(
-        "scale",
-        "shift",
         {"scale": ("top",)},
         {"top": histogram([88.0, 63.0, 24.0])},
         {"top": histogram([93.0, 56.0, 35.0])},
     )
-    return Likelihood.of(
+    channel = Channel.of(
+        "score",
         {"higgs": histogram([4.0, 8.0, 16.0]), "top": histogram([90.0, 60.0, 30.0])},
         ["higgs"],
         data=histogram([97.0, 70.0, 52.0]),
-        nuisances=[Nuisance("luminosity", 1 / 1.05, 1.05, ("higgs", "top"))],
-        variations=[scale],
-    ).workspace()
+        uncertainties=[Nuisance("luminosity", 1 / 1.05, 1.05, ("higgs", "top")), scale],
+    )
+    return Likelihood((channel,)).workspace()
 
 
 def test_a_fit_is_that_of_minuit(workspace: dict[str, Any]) -> None:
     fits = Fits(workspace)
-    data = fits.with_auxiliary(np.array(workspace["observations"][0]["data"]))
+    data = fits.observed(workspace)
     best = fits.fit(data)
     model, theirs = cabinetry.model_utils.model_and_data(workspace)
     np.testing.assert_allclose(data, theirs)
@@ -59,7 +58,7 @@ def test_a_fit_is_that_of_minuit(workspace: dict[str, Any]) -> None:
 
 def test_impacts_are_those_of_cabinetry(workspace: dict[str, Any]) -> None:
     fits = Fits(workspace)
-    data = fits.with_auxiliary(np.array(workspace["observations"][0]["data"]))
+    data = fits.observed(workspace)
     found = impacts(fits, data, fits.fit(data))
     model, theirs = cabinetry.model_utils.model_and_data(workspace)
     ranking = cabinetry.fit.ranking(model, theirs)
@@ -98,7 +97,7 @@ def test_a_fixed_parameter_stays(workspace: dict[str, Any]) -> None:
 
 def test_a_page_has_tables_and_plots(workspace: dict[str, Any]) -> None:
     fits = Fits(workspace)
-    data = fits.with_auxiliary(np.array(workspace["observations"][0]["data"]))
+    data = fits.observed(workspace)
     best = fits.fit(data)
     found = impacts(fits, data, best)
     content = described(fits, best, found)
@@ -120,8 +119,8 @@ def test_templates_are_drawn_with_their_variations() -> None:
         "top_scaleDown": histogram([81.0, 60.0]),
     }
     processes = {"higgs": True, "top": False, "ww": False}
-    (plot,) = template_plots(templates, processes, ["luminosity", "scale"])
-    assert plot.name == "variation_scale"
+    (plot,) = template_plots("score", templates, processes, ["luminosity", "scale"])
+    assert plot.name == "variation_score_scale"
     assert set(plot.numbers) == {"edges", "background"}
     np.testing.assert_allclose(plot.numbers["background"]["up"], [0.09, -0.1])
     np.testing.assert_allclose(plot.numbers["background"]["down"], [-0.09, 0])
@@ -130,7 +129,9 @@ def test_templates_are_drawn_with_their_variations() -> None:
 
 
 def test_a_model_without_systematic_uncertainties_has_no_impacts() -> None:
-    bare = Likelihood.of({"higgs": histogram([4.0, 8.0]), "top": histogram([90.0, 60.0])}, ["higgs"]).workspace()
+    bare = Likelihood(
+        (Channel.of("score", {"higgs": histogram([4.0, 8.0]), "top": histogram([90.0, 60.0])}, ["higgs"]),)
+    ).workspace()
     fits = Fits(bare)
     best = fits.fit(fits.asimov(1.0))
     assert impacts(fits, fits.asimov(1.0), best) == []

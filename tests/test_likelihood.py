@@ -16,8 +16,9 @@ from scipy.special import xlogy
 from analysis.errors import UserError
 from analysis.evaluation import Filled, Scales, ScoredEvents, ScoreSettings
 from analysis.expected import expectation
+from analysis.fits import Fits
 from analysis.histograms import Histogram
-from analysis.likelihood import Likelihood, Nuisance
+from analysis.likelihood import Channel, Likelihood, Nuisance
 from analysis.statistics import asimov_significance
 from analysis.table import EventTable
 from analysis.variations import Variation
@@ -50,11 +51,11 @@ def processes() -> dict[str, Histogram]:
 
 @pytest.mark.parametrize("nuisances", [(), (LUMINOSITY, TOP)])
 def test_workspace_is_valid_and_fits_its_asimov_data(nuisances: tuple[Nuisance, ...]) -> None:
-    likelihood = Likelihood.of(processes(), ["higgs", "vbf"], nuisances=nuisances)
-    spec = json.loads(json.dumps(likelihood.workspace(), allow_nan=False))
+    channel = Channel.of("score", processes(), ["higgs", "vbf"], uncertainties=nuisances)
+    spec = json.loads(json.dumps(Likelihood((channel,)).workspace(), allow_nan=False))
     pyhf.schema.validate(spec, "workspace.json")
-    assert likelihood.edges.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert likelihood.clipped == {"higgs": 0.5, "top": 1.0, "ww": 2.0}
+    assert channel.edges.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert channel.clipped == {"higgs": 0.5, "top": 1.0, "ww": 2.0}
     model = pyhf.Workspace(spec).model()
     data = pyhf.Workspace(spec).data(model)
     assert data[:4] == [81.1, 24.5, 13.0, 17.0]
@@ -70,7 +71,7 @@ def test_workspace_is_valid_and_fits_its_asimov_data(nuisances: tuple[Nuisance, 
 
 def test_a_nuisance_scales_what_it_names_and_nothing_else() -> None:
     model = pyhf.Workspace(
-        Likelihood.of(processes(), ["higgs", "vbf"], nuisances=(LUMINOSITY, TOP)).workspace()
+        Likelihood((Channel.of("score", processes(), ["higgs", "vbf"], uncertainties=(LUMINOSITY, TOP)),)).workspace()
     ).model()
     nominal = model.expected_actualdata(model.config.suggested_init())
     for name, deviation, change in (
@@ -86,7 +87,9 @@ def test_a_nuisance_scales_what_it_names_and_nothing_else() -> None:
 
 def test_the_workspace_gives_the_background_its_own_uncertainty() -> None:
     s, b, error = [1.0, 4.0, 9.0], [50.0, 20.0, 12.0], 2.0
-    spec = Likelihood.of({"higgs": template(s, 0.01), "top": template(b, error)}, ["higgs"]).workspace()
+    spec = Likelihood(
+        (Channel.of("score", {"higgs": template(s, 0.01), "top": template(b, error)}, ["higgs"]),)
+    ).workspace()
 
     def minus_log(gamma: float, b_i: float, n: float) -> float:
         return float(gamma * b_i - xlogy(n, gamma * b_i) + ((gamma - 1) * b_i / error) ** 2 / 2)
@@ -104,14 +107,15 @@ def test_the_workspace_gives_the_background_its_own_uncertainty() -> None:
 
 def test_collision_data_keep_all_events_where_bins_without_background_merge() -> None:
     histograms = {"higgs": template([0.0, 1.0, 2.0, 3.0]), "top": template([0.0, 9.0, 4.0, 0.0])}
-    likelihood = Likelihood.of(histograms, ["higgs"], template([2.0, 11.0, 7.0, 1.0]))
-    assert likelihood.edges.tolist() == [0.0, 0.5, 1.0]
-    assert likelihood.workspace()["observations"][0]["data"] == [13.0, 8.0]
-    samples = {s["name"]: s for s in likelihood.workspace()["channels"][0]["samples"]}
+    channel = Channel.of("score", histograms, ["higgs"], template([2.0, 11.0, 7.0, 1.0]))
+    assert channel.edges.tolist() == [0.0, 0.5, 1.0]
+    workspace = Likelihood((channel,)).workspace()
+    assert workspace["observations"][0]["data"] == [13.0, 8.0]
+    samples = {s["name"]: s for s in workspace["channels"][0]["samples"]}
     assert samples["top"]["data"] == [9.0, 4.0]
     np.testing.assert_allclose(samples["top"]["modifiers"][0]["data"], np.sqrt([0.5, 0.5]))
-    assert likelihood.clipped == {}
-    assert not likelihood.asimov
+    assert channel.clipped == {}
+    assert not channel.asimov
 
 
 def test_a_bin_with_too_few_simulated_events_makes_no_discovery() -> None:
@@ -119,22 +123,22 @@ def test_a_bin_with_too_few_simulated_events_makes_no_discovery() -> None:
     top = Histogram(np.linspace(0, 1, 5), np.array([900.0, 400.0, 100.0, 0.1]),
                     np.array([90.0, 40.0, 10.0, 0.01]), np.array([9000, 4000, 1000, 1]))  # fmt: skip
     signal = template([1.0, 2.0, 5.0, 8.0])
-    assert Likelihood.of({"higgs": signal, "top": top}, ["higgs"]).edges.tolist() == [0.0, 0.25, 0.5, 1.0]
+    assert Channel.of("score", {"higgs": signal, "top": top}, ["higgs"]).edges.tolist() == [0.0, 0.25, 0.5, 1.0]
     small = Histogram(top.edges, top.values, top.values**2, np.ones(4, dtype=np.int64))
-    assert Likelihood.of({"higgs": signal, "top": small}, ["higgs"]).edges.tolist() == [0.0, 1.0]
+    assert Channel.of("score", {"higgs": signal, "top": small}, ["higgs"]).edges.tolist() == [0.0, 1.0]
 
 
 def test_models_that_make_no_sense_are_an_error() -> None:
     good = {"higgs": template([1.0, 2.0]), "top": template([5.0, 4.0])}
     for signals in ([], ["zprime"], ["higgs", "top"]):
         with pytest.raises(ValueError, match="at least one of each"):
-            Likelihood.of(good, signals)
+            Channel.of("score", good, signals)
     with pytest.raises(ValueError, match="different edges"):
-        Likelihood.of(good | {"ww": template([1.0, 1.0, 1.0])}, ["higgs"])
+        Channel.of("score", good | {"ww": template([1.0, 1.0, 1.0])}, ["higgs"])
     with pytest.raises(ValueError, match=r"luminosity of \['vbf', 'ww'\]"):
-        Likelihood.of(good, ["higgs"], nuisances=[LUMINOSITY])
+        Channel.of("score", good, ["higgs"], uncertainties=[LUMINOSITY])
     with pytest.raises(UserError, match="weights of the backgrounds top sum to 0 in all bins"):
-        Likelihood.of(good | {"top": template([5.0, -5.0])}, ["higgs"])
+        Channel.of("score", good | {"top": template([5.0, -5.0])}, ["higgs"])
 
 
 # What it expects
@@ -144,7 +148,9 @@ def test_models_that_make_no_sense_are_an_error() -> None:
 def test_the_expected_limit_is_that_of_pyhf(scale: float) -> None:
     """Also where the limit lies far from a signal strength of one."""
     signal = template([scale * s for s in (1.0, 2.0, 6.0)], 0.1 * scale)
-    spec = Likelihood.of({"higgs": signal, "top": template([90.0, 40.0, 9.0], 2.0)}, ["higgs"]).workspace()
+    spec = Likelihood(
+        (Channel.of("score", {"higgs": signal, "top": template([90.0, 40.0, 9.0], 2.0)}, ["higgs"]),)
+    ).workspace()
     found = expectation(spec)
     model = pyhf.Workspace(spec).model()
     strength = model.config.suggested_bounds()
@@ -166,24 +172,30 @@ def test_the_expected_limit_is_that_of_pyhf(scale: float) -> None:
 def test_an_uncertain_signal_excludes_no_strength() -> None:
     """A signal known to 50% only: however strong it is, its absence is two standard deviations at most."""
     signal = Histogram(np.linspace(0, 1, 3), np.array([2.0, 6.0]), np.array([1.0, 9.0]), np.ones(2, dtype=np.int64))
-    found = expectation(Likelihood.of({"higgs": signal, "top": template([40.0, 9.0], 2.0)}, ["higgs"]).workspace())
+    found = expectation(
+        Likelihood((Channel.of("score", {"higgs": signal, "top": template([40.0, 9.0], 2.0)}, ["higgs"]),)).workspace()
+    )
     assert found["limit"]["low_95"] > 0
     assert found["limit"]["high_95"] is None
     assert found["significance"] > 0
     worse = replace(signal, variances=16 * signal.variances)
-    found = expectation(Likelihood.of({"higgs": worse, "top": template([40.0, 9.0], 2.0)}, ["higgs"]).workspace())
+    found = expectation(
+        Likelihood((Channel.of("score", {"higgs": worse, "top": template([40.0, 9.0], 2.0)}, ["higgs"]),)).workspace()
+    )
     assert found["limit"]["median"] is None
     assert found["reason"] == "within its uncertainties the model excludes no signal strength"
 
 
 def test_a_signal_without_events_expects_nothing() -> None:
-    spec = Likelihood.of({"higgs": template([0.0, -1.0]), "top": template([5.0, 4.0])}, ["higgs"]).workspace()
+    spec = Likelihood(
+        (Channel.of("score", {"higgs": template([0.0, -1.0]), "top": template([5.0, 4.0])}, ["higgs"]),)
+    ).workspace()
     assert expectation(spec) == {"significance": None, "limit": None, "reason": "the signal has no expected events"}
 
 
 def test_a_fit_that_does_not_converge_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.fits.ITERATIONS", 1)
-    found = expectation(Likelihood.of(processes(), ["higgs", "vbf"]).workspace())
+    found = expectation(Likelihood((Channel.of("score", processes(), ["higgs", "vbf"]),)).workspace())
     assert found["significance"] is None
     assert None in found["limit"].values()
     assert found["reason"] == "a fit of the likelihood model does not converge"
@@ -195,7 +207,7 @@ def test_millions_of_events_in_a_bin_are_no_hindrance() -> None:
     b = np.linspace(9e7, 2e7, 10)
     signal = Histogram(edges, np.linspace(1e3, 2e4, 10), np.full(10, 1e5), ones)
     top = Histogram(edges, b, (0.05 * b) ** 2, 400 * ones)
-    found = expectation(Likelihood.of({"higgs": signal, "top": top}, ["higgs"]).workspace())
+    found = expectation(Likelihood((Channel.of("score", {"higgs": signal, "top": top}, ["higgs"]),)).workspace())
     expected = asimov_significance(signal.values, b, 0.05 * b)
     assert found["significance"] == pytest.approx(expected, rel=1e-3)
     assert found["limit"]["median"] == pytest.approx(1.96 / expected, rel=0.02)
@@ -212,8 +224,10 @@ def test_large_and_lopsided_variations_converge(seed: int) -> None:
     def side() -> dict[str, Histogram]:
         return {"top": around(b * (1 + random.normal(0, 0.3, 5)).clip(0.05))}
 
-    variations = [Variation(f"v{n}", "shift", {f"v{n}": ("top",)}, side(), side()) for n in range(4)]
-    spec = Likelihood.of({"higgs": around(s), "top": around(b)}, ["higgs"], variations=variations).workspace()
+    variations = [Variation({f"v{n}": ("top",)}, side(), side()) for n in range(4)]
+    spec = Likelihood(
+        (Channel.of("score", {"higgs": around(s), "top": around(b)}, ["higgs"], uncertainties=variations),)
+    ).workspace()
     found = expectation(spec)
     assert found["reason"] is None
     assert list(found["limit"].values()) == sorted(found["limit"].values())
@@ -235,8 +249,10 @@ def test_large_and_lopsided_variations_converge(seed: int) -> None:
 
 
 def test_uncertainties_cost_sensitivity() -> None:
-    free = expectation(Likelihood.of(processes(), ["higgs", "vbf"]).workspace())
-    bound = expectation(Likelihood.of(processes(), ["higgs", "vbf"], nuisances=(LUMINOSITY, TOP)).workspace())
+    free = expectation(Likelihood((Channel.of("score", processes(), ["higgs", "vbf"]),)).workspace())
+    bound = expectation(
+        Likelihood((Channel.of("score", processes(), ["higgs", "vbf"], uncertainties=(LUMINOSITY, TOP)),)).workspace()
+    )
     assert bound["significance"] < free["significance"]
     assert bound["limit"]["median"] > free["limit"]["median"]
 
@@ -251,31 +267,118 @@ def read_card(text: str) -> dict[str, Any]:
         line[0]: line[1:] for line in lines if line[0] in ("imax", "jmax", "kmax", "shapes", "observation", "rate")
     }
     names, numbers = (line[1:] for line in lines if line[0] == "process")
-    (channel,), channels = (line[1:] for line in lines if line[0] == "bin")
-    assert len(names) == len(numbers) == len(channels) == len(keyed["rate"])
-    assert set(channels) == {channel}
-    uncertain = {line[0]: dict(zip(names, line[2:], strict=True)) for line in lines if line[1] == "lnN"}
-    (statistics,) = (line for line in lines if line[1] == "autoMCStats")
-    assert statistics[0] == channel
-    used = (*keyed, "process", "bin", *uncertain, channel)
+    channels, owners = (line[1:] for line in lines if line[0] == "bin")
+    columns = list(zip(owners, names, strict=True))
+    assert len(columns) == len(numbers) == len(keyed["rate"])
+    assert len(channels) == int(keyed["imax"][0]) == len(keyed["observation"])
+    assert set(owners) == set(channels)
+    uncertain = {line[0]: dict(zip(columns, line[2:], strict=True)) for line in lines if line[1] in ("lnN", "shape")}
+    statistics = [line[0] for line in lines if line[1] == "autoMCStats"]
+    assert statistics == channels
+    used = (*keyed, "process", "bin", *uncertain, *channels)
     assert all(line[0] in used for line in lines)
-    return {**keyed, "numbers": dict(zip(names, map(int, numbers), strict=True)), "uncertain": uncertain}
+    rates = dict(zip(columns, map(float, keyed["rate"]), strict=True))
+    observed = dict(zip(channels, map(float, keyed["observation"]), strict=True))
+    numbered = dict(zip(names, map(int, numbers), strict=True))
+    return {**keyed, "numbers": numbered, "uncertain": uncertain, "rate": rates, "observation": observed}
+
+
+SHAPES = ["*", "*", "histograms.root", "fit/$CHANNEL/$PROCESS", "fit/$CHANNEL/$PROCESS_$SYSTEMATIC"]
 
 
 def test_the_datacard_says_what_the_workspace_says() -> None:
-    likelihood = Likelihood.of(processes(), ["higgs", "vbf"], nuisances=(LUMINOSITY, TOP))
-    card = read_card(likelihood.datacard("histograms.root fit"))
+    model = Likelihood((Channel.of("score", processes(), ["higgs", "vbf"], uncertainties=(LUMINOSITY, TOP)),))
+    card = read_card(model.datacard("histograms.root"))
     assert (card["imax"][0], card["jmax"][0], card["kmax"][0]) == ("1", "3", "*")
     assert card["numbers"] == {"higgs": -1, "vbf": 0, "top": 1, "ww": 2}
-    assert card["shapes"] == ["*", "score", "histograms.root", "fit/$PROCESS", "fit/$PROCESS_$SYSTEMATIC"]
-    histograms = likelihood.histograms()
-    for name, rate in zip(card["numbers"], card["rate"], strict=True):
-        assert float(rate) == pytest.approx(histograms[name].values.sum(), rel=1e-5)
-    assert float(card["observation"][0]) == pytest.approx(histograms["data_obs"].values.sum())
-    assert card["uncertain"] == {
+    assert card["shapes"] == SHAPES
+    histograms = model.histograms()["fit/score"]
+    for (_, name), rate in card["rate"].items():
+        assert rate == pytest.approx(histograms[name].values.sum(), rel=1e-5)
+    assert card["observation"]["score"] == pytest.approx(histograms["data_obs"].values.sum())
+    expected = {
         "luminosity": dict.fromkeys(("higgs", "vbf", "top", "ww"), "1.02"),
         "top_cross_section": {"higgs": "-", "vbf": "-", "top": "0.9/1.06", "ww": "-"},
     }
+    assert card["uncertain"] == {
+        name: {("score", process): entry for process, entry in own.items()} for name, own in expected.items()
+    }
+
+
+# Several channels
+
+
+def channels() -> Likelihood:
+    """A search region, and a control region without the second signal; `tune` has a parameter in each."""
+    search = Channel.of(
+        "search",
+        processes(),
+        ["higgs", "vbf"],
+        uncertainties=(LUMINOSITY, vary("scale", 1.2), vary("tune_search", 1.1)),
+    )
+    control = {"higgs": template([0.0, 0.1]), "top": template([500.0, 300.0])}
+    only = Nuisance("luminosity", 1 / 1.02, 1.02, tuple(control))
+    uncertainties = (only, vary("scale", 1.1, 2), vary("tune_control", 0.9, 2))
+    return Likelihood((search, Channel.of("control", control, ["higgs"], uncertainties=uncertainties)))
+
+
+def vary(parameter: str, factor: float, bins: int = 4) -> Variation:
+    nominal = processes()["top"].values if bins > 2 else np.array([500.0, 300.0])
+    return Variation({parameter: ("top",)}, {"top": template(list(factor * nominal))})
+
+
+def test_channels_share_parameters_by_name_and_no_statistical_uncertainty() -> None:
+    workspace = pyhf.Workspace(channels().workspace())  # validates
+    model = workspace.model()
+    assert model.config.channels == ["control", "search"]
+    names = set(model.config.parameters)
+    assert {"mu", "luminosity", "scale", "tune_search", "tune_control"} < names
+    assert {name for name in names if name.startswith("staterror_")} == {
+        f"staterror_{group}_{channel}" for group in ("signal", "background") for channel in ("search", "control")
+    }
+    changed = {}
+    for name in ("scale", "tune_search", "tune_control"):
+        parameters = np.array(model.config.suggested_init())
+        parameters[model.config.par_slice(name)] = 1.0
+        change = model.expected_actualdata(parameters) - model.expected_actualdata(model.config.suggested_init())
+        changed[name] = tuple(bool(np.abs(part).max() > 1e-6) for part in (change[:2], change[2:]))
+    assert changed == {"scale": (True, True), "tune_search": (False, True), "tune_control": (True, False)}
+
+
+def test_observed_events_of_channels_stand_in_the_order_of_the_model() -> None:
+    spec = channels().workspace()
+    workspace, fits = pyhf.Workspace(spec), Fits(spec)
+    np.testing.assert_allclose(fits.observed(spec), workspace.data(workspace.model()))
+    assert fits.fit(fits.observed(spec)).parameters[fits.poi] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_control_region_constrains_what_it_shares() -> None:
+    def of(name: str, histograms: dict[str, Histogram]) -> Channel:
+        return Channel.of(name, histograms, ["higgs"], uncertainties=[Nuisance("top", 0.7, 1.3, ("top",))])
+
+    search = of("search", {"higgs": template([5.0, 20.0]), "top": template([200.0, 100.0])})
+    control = of("control", {"higgs": template([0.0]), "top": template([5000.0])})
+    alone, both = (expectation(Likelihood(channels).workspace()) for channels in ((search,), (search, control)))
+    assert both["significance"] > 1.3 * alone["significance"]
+    assert both["limit"]["median"] < alone["limit"]["median"] / 1.3
+
+
+def test_the_datacard_of_channels() -> None:
+    model = channels()
+    card = read_card(model.datacard("histograms.root"))
+    assert (card["imax"][0], card["jmax"][0]) == ("2", "3")
+    assert card["numbers"] == {"higgs": -1, "vbf": 0, "top": 1, "ww": 2}
+    assert card["shapes"] == SHAPES
+    columns = [("search", name) for name in ("higgs", "vbf", "top", "ww")] + [("control", n) for n in ("higgs", "top")]
+    assert list(card["rate"]) == columns
+    for (channel, name), rate in card["rate"].items():
+        assert rate == pytest.approx(model.histograms()[f"fit/{channel}"][name].values.sum(), rel=1e-5)
+    assert list(card["uncertain"]) == ["luminosity", "scale", "tune_search", "tune_control"]
+    varied = {name: [key for key, entry in own.items() if entry != "-"] for name, own in card["uncertain"].items()}
+    assert varied["luminosity"] == columns
+    assert varied["scale"] == [("search", "top"), ("control", "top")]
+    assert varied["tune_control"] == [("control", "top")]
+    assert {"top_scaleUp", "top_tune_controlDown", "data_obs"} <= model.histograms()["fit/control"].keys()
 
 
 # From events
@@ -315,7 +418,7 @@ def test_pseudo_data_are_fitted_with_a_strength_of_one(scored: ScoredEvents, kin
     expected = Histogram.fill(score[rows], (table.weight * factor)[rows], edges)
     counts = np.random.default_rng(4).poisson(np.maximum(expected.values, 0)).astype(np.float64)
     data = Histogram(edges, counts, counts, counts.astype(np.int64))
-    workspace = pyhf.Workspace(Likelihood.of(templates, ["higgs"], data).workspace())
+    workspace = pyhf.Workspace(Likelihood((Channel.of("score", templates, ["higgs"], data),)).workspace())
     model = workspace.model()
     fit = pyhf.infer.mle.fit(workspace.data(model), model)
     mu, error = float(fit[model.config.poi_index]), 1 / expectation(workspace)["significance"]

@@ -76,6 +76,7 @@ READERS: dict[str, set[str]] = {
     "outputs.label": {PLOT},
     "outputs.friends": {SCORE},
     "outputs.templates": {STATISTICS},
+    "outputs.channels": {STATISTICS},
     "outputs.nuisances": {STATISTICS},
 }
 
@@ -136,6 +137,7 @@ VALUES: dict[str, Any] = {
     "outputs.style": "CMS",
     "outputs.friends": "rntuple",
     "outputs.templates": "routed",
+    "outputs.channels": ["two_leptons"],
     "outputs.nuisances": {"luminosity": {"norm": 0.016}},
     "tuning.space": {"training.patience": {"low": 2, "high": 9}},
     "tuning.sampler": "grid",

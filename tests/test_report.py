@@ -112,11 +112,15 @@ def made_up() -> dict[str, Any]:
         "systematics": {
             "luminosity": {
                 "kind": "norm",
-                "effects": {p: {"down": -0.0244, "up": 0.025, "shape": None, "pruned": None} for p in ("top", "higgs")},
+                "effects": {
+                    "score": {
+                        p: {"down": -0.0244, "up": 0.025, "shape": None, "pruned": None} for p in ("top", "higgs")
+                    }
+                },
             },
             "jet_scale": {
                 "kind": "shift",
-                "effects": {"top": {"down": 1e-16, "up": -0.031, "shape": 0.114, "pruned": "yield"}},
+                "effects": {"score": {"top": {"down": 1e-16, "up": -0.031, "shape": 0.114, "pruned": "yield"}}},
             },
             "top_pt": {"kind": "weight", "effects": {}},
         },
@@ -612,5 +616,14 @@ def test_systematic_uncertainties_have_a_line_for_each_effect(summary: dict[str,
     assert "luminosity yields top, higgs −2.4% +2.5% –" in page
     assert "jet_scale shifted events top 0.0% −3.1% 11.4% yield" in page
     assert "top_pt other weights none: no effect is left – – –" in page
+    effects = summary["systematics"]["luminosity"]["effects"]
+    effects["control"] = effects["score"]
+    summary["systematics"]["jet_scale"]["effects"] = {
+        "control": {"top": {"down": 0.1, "up": 0.2, "shape": 0.0, "pruned": None}}
+    }
+    page = Page(render(content(summary))).text
+    assert "Parameter By Channel Processes" in page
+    assert "luminosity yields score, control top, higgs −2.4% +2.5% –" in page
+    assert "jet_scale shifted events control top +10.0% +20.0% 0.0%" in page
     summary["systematics"] = {}
     assert "Systematic uncertainties" not in Page(render(content(summary))).text

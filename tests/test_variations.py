@@ -20,7 +20,7 @@ from analysis.errors import UserError
 from analysis.events import read
 from analysis.functions import call_shift
 from analysis.histograms import Histogram
-from analysis.likelihood import Likelihood
+from analysis.likelihood import Channel, Likelihood
 from analysis.selection import select
 from analysis.sources import SelectionSettings, Source
 from analysis.splitting import event_identity, is_test
@@ -171,8 +171,6 @@ NOMINAL = [100.0, 80.0, 60.0, 40.0, 20.0]
 
 def settled(up: list[float], down: list[float] | None = None, **treatment: Any) -> Any:
     variation = Variation(
-        "scale",
-        "shift",
         {"scale": ("top",)},
         {"top": histogram(up)},
         {} if down is None else {"top": histogram(down)},
@@ -188,7 +186,7 @@ def test_one_side_is_mirrored_and_no_bin_is_negative() -> None:
 
 
 def test_the_mirror_image_of_a_negative_bin_is_taken_before_it_is_set_to_zero() -> None:
-    variation = Variation("scale", "shift", {"scale": ("top",)}, {"top": histogram([55.0, 20.0, -3.1])})
+    variation = Variation({"scale": ("top",)}, {"top": histogram([55.0, 20.0, -3.1])})
     found = settle(variation, {"top": histogram([50.0, 20.0, -3.0])}, np.arange(4))["top"]
     np.testing.assert_allclose(found.up.values, [55, 20, 0])
     np.testing.assert_allclose(found.down.values, [45, 20, 0])
@@ -198,14 +196,12 @@ def test_no_template_is_empty_and_an_empty_process_is_not_varied() -> None:
     found = settled([2 * n for n in NOMINAL])
     np.testing.assert_allclose(found.down.values, 1e-6 * np.array(NOMINAL))
     assert effects(histogram(NOMINAL), found)["down"] == pytest.approx(-1, abs=1e-5)
-    variation = Variation("scale", "shift", {"scale": ("top",)}, {"top": histogram([1.0, 1.0])})
+    variation = Variation({"scale": ("top",)}, {"top": histogram([1.0, 1.0])})
     assert settle(variation, {"top": histogram([0.0, 0.0])}, np.arange(3)) == {}
 
 
 def test_an_empty_bin_that_fills_is_not_pruned() -> None:
-    variation = Variation(
-        "scale", "shift", {"scale": ("top",)}, {"top": histogram([100.0, 100.0, 5.0])}, {}, Treatment(prune=0.03)
-    )
+    variation = Variation({"scale": ("top",)}, {"top": histogram([100.0, 100.0, 5.0])}, {}, Treatment(prune=0.03))
     nominal = histogram([100.0, 100.0, 0.0])
     found = settle(variation, {"top": nominal}, np.arange(4))["top"]
     np.testing.assert_allclose(found.up.values, [200 / 205 * v for v in (100, 100, 5)])
@@ -253,22 +249,22 @@ def test_what_is_small_is_pruned(up: list[float], pruned: str | None, kept: list
 
 
 def test_merged_bins_are_merged_in_variations_too() -> None:
-    variation = Variation("scale", "shift", {"scale": ("top",)}, {"top": histogram([1.0, 2.0, 3.0, 4.0])})
+    variation = Variation({"scale": ("top",)}, {"top": histogram([1.0, 2.0, 3.0, 4.0])})
     found = settle(variation, {"top": histogram([1.0, 1.0, 4.0, 4.0])}, np.array([0, 2, 4]))["top"]
     np.testing.assert_allclose(found.up.values, [3, 7])
     np.testing.assert_allclose(found.down.values, [1, 9])
 
 
-def likelihood(**parameters: tuple[str, ...]) -> Likelihood:
+def channel(**parameters: tuple[str, ...]) -> Channel:
     histograms = {"higgs": histogram([2.0, 4.0, 8.0]), "top": histogram([90.0, 60.0, 30.0]), "ww": histogram([9.0] * 3)}
     up = {"top": histogram([99.0, 63.0, 24.0]), "ww": histogram([9.9] * 3)}
     down = {"top": histogram([81.0, 56.0, 37.0]), "ww": histogram([8.1] * 3)}
-    return Likelihood.of(histograms, ["higgs"], variations=[Variation("scale", "shift", parameters, up, down)])
+    return Channel.of("score", histograms, ["higgs"], uncertainties=[Variation(parameters, up, down)])
 
 
 def test_pyhf_gives_back_the_templates_at_one_standard_deviation() -> None:
-    model = likelihood(scale=("top", "ww"))
-    workspace = pyhf.Workspace(model.workspace())  # validates
+    model = channel(scale=("top", "ww"))
+    workspace = pyhf.Workspace(Likelihood((model,)).workspace())  # validates
     fit = workspace.model()
     place = fit.config.par_slice("scale")
     for value, side in ((1.0, "up"), (-1.0, "down"), (0.0, None)):
@@ -280,29 +276,25 @@ def test_pyhf_gives_back_the_templates_at_one_standard_deviation() -> None:
         )
         np.testing.assert_allclose(fit.expected_actualdata(parameters), expected, rtol=1e-12)
     # ww's shape stays, so that its yield alone varies; top's both.
-    kinds = {s["name"]: [m["type"] for m in s["modifiers"] if m["name"] == "scale"] for s in _samples(model)}
+    kinds = {s["name"]: [m["type"] for m in s["modifiers"] if m["name"] == "scale"] for s in model.samples()}
     assert kinds == {"higgs": [], "top": ["normsys", "histosys"], "ww": ["normsys"]}
 
 
-def _samples(model: Likelihood) -> Any:
-    return model.workspace()["channels"][0]["samples"]
-
-
 def test_the_datacard_names_templates_that_are_there() -> None:
-    model = likelihood(scale=("top", "ww"))
-    row = re.search(r"^scale +shape +(\S+) +(\S+) +(\S+)$", model.datacard("histograms.root fit"), re.MULTILINE)
+    model = Likelihood((channel(scale=("top", "ww")),))
+    row = re.search(r"^scale +shape +(\S+) +(\S+) +(\S+)$", model.datacard("histograms.root"), re.MULTILINE)
     assert row is not None
     assert row.groups() == ("-", "1", "1")  # higgs, top, ww
-    names = set(model.histograms())
+    names = set(model.histograms()["fit/score"])
     assert {f"{p}_scale{side}" for p in ("top", "ww") for side in ("Up", "Down")} <= names
 
 
 def test_uncorrelated_processes_have_a_parameter_each() -> None:
-    model = likelihood(scale_top=("top",), scale_ww=("ww",))
-    assert set(pyhf.Workspace(model.workspace()).model().config.parameters) >= {"scale_top", "scale_ww"}
+    model = channel(scale_top=("top",), scale_ww=("ww",))
+    assert set(pyhf.Workspace(Likelihood((model,)).workspace()).model().config.parameters) >= {"scale_top", "scale_ww"}
     assert {"top_scale_topUp", "ww_scale_wwDown"} <= set(model.histograms())
     assert model.effects()["scale_ww"]["ww"]["up"] == pytest.approx(0.1)
-    free, bound = (likelihood(**p).workspace() for p in ({"scale": ("top", "ww")}, {"a": ("top",), "b": ("ww",)}))
+    free, bound = (channel(**p).samples() for p in ({"scale": ("top", "ww")}, {"a": ("top",), "b": ("ww",)}))
     assert free != bound
 
 
@@ -312,15 +304,22 @@ def test_uncorrelated_processes_have_a_parameter_each() -> None:
 @pytest.mark.parametrize(
     ("nuisance", "said"),
     [
-        ("{}", "expected one of `norm`, `weight` and `shift`, found none of them"),
+        ("{}", "expected one of `norm`, `weight`, `shift` and `sample`, found none of them"),
         ("{norm: 0.1, shift: {up: doubled}}", "found norm and shift"),
-        ("{shift: {up: doubled}, changes_norm: true}", "`changes_norm` is of variations by weights"),
+        ("{shift: {up: doubled}, changes_norm: true}", "`changes_norm` is of variations by `weight` and `sample`"),
         ("{norm: 0.1, smooth: true}", "`smooth` is of templates"),
-        ("{shift: {up: doubled, down: doubled}}", "the same function 'doubled'; for a mirror image leave `down` out"),
+        (
+            "{shift: {up: doubled, down: doubled}}",
+            "up and down are both 'doubled'; for a mirror image leave `down` out",
+        ),
         ("{shift: {up: doubled}, symmetrise: true}", "`symmetrise` needs `down`"),
         ("{shift: {up: doubled, donw: doubled}}", "unknown key .*donw. Did you mean 'down'"),
         ("{shift: {up: doubled}, weight: {up: halved}}", "found weight and shift"),
         ("{shift: {up: doubled}, processes: [signl]}", "names 'signl', which is not simulated. Did you mean 'signal'"),
+        ("{sample: {up: signal}}", "`sample` stands for one process: `processes` names it"),
+        ("{sample: {up: othr}, processes: [signal]}", "names 'othr', which is no process"),
+        ("{sample: {up: signal}, processes: [background]}", "names 'signal', which belongs to a class"),
+        ("{norm: 0.1, correlated: [process]}", "correlated"),
     ],
 )
 def test_a_nuisance_that_makes_no_sense_is_told(tmp_path: Path, nuisance: str, said: str) -> None:
@@ -347,6 +346,29 @@ def test_names_of_parameters_are_not_shared(tmp_path: Path, nuisances: str, said
         return
     with pytest.raises(UserError, match=said):
         load_analysis(folder, [f"outputs.nuisances={nuisances}"])
+
+
+def test_parameters_are_named_by_what_they_do_not_share(tmp_path: Path) -> None:
+    folder = str(toy(tmp_path / "toy"))
+    nuisances = "all: {norm: 0.1}, own: {norm: 0.1, correlated: false}, era: {norm: 0.1, correlated: [processes]}"
+    config = load_analysis(folder, [f"outputs.nuisances={{{nuisances}}}", "outputs.channels=[far]"]).config
+    both = ("background", "signal")
+    assert config.parameters() == {
+        "all": {"all": both},
+        "own": {"own_background": ("background",), "own_signal": ("signal",)},
+        "era": {"era": both},
+    }
+    assert config.parameters("far") == {
+        "all": {"all": both},
+        "own": {"own_background_far": ("background",), "own_signal_far": ("signal",)},
+        "era": {"era_far": both},
+    }
+    with pytest.raises(UserError, match="two parameters would be called 'era_far'"):
+        load_analysis(folder, [f"outputs.nuisances={{{nuisances}, era_far: {{norm: 0.1}}}}", "outputs.channels=[far]"])
+    with pytest.raises(
+        UserError, match=r"outputs\.channels names 'fer', which is none of selection\.categories.*'far'"
+    ):
+        load_analysis(folder, ["outputs.channels=[fer]"])
 
 
 def test_no_template_overwrites_another_one(tmp_path: Path) -> None:
@@ -390,7 +412,23 @@ NUISANCES = """
     theory: {weight: {up: by_truth}, processes: [background]}
     rate: {weight: {up: twice}, processes: [signal], changes_norm: true}
     nothing: {weight: {up: twice}, processes: [signal]}
+    modelling: {sample: {up: other}, processes: [background]}
 """
+
+
+def add_other(folder: Path) -> None:
+    """Add another simulation of the background, of twice the yield."""
+    write_events(folder / "data" / "other_0.root", 500, 2.0, seed=21)
+    replace(
+        folder / "analysis.yaml",
+        "    background: {files: [background_*.root]}\n",
+        "    background: {files: [background_*.root]}\n    other: {files: [other_0.root]}\n",
+    )
+    replace(
+        folder / "analysis.yaml",
+        "processes:\n  background: {data",
+        "processes:\n  other: {data: [other], normalisation: {sum_to: 2000.0}}\n  background: {data",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -405,6 +443,7 @@ def varied(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tupl
     replace(
         home / "toy" / "analysis.yaml", "outputs: {blind_above: null}\n", "outputs:\n  blind_above: null" + NUISANCES
     )
+    add_other(home / "toy")
     done = law("Report", "--analysis", law.analysis)
     return law, re.findall(r"^(.+): (?:\d+ )?done in", done.stderr, re.MULTILINE)
 
@@ -422,7 +461,8 @@ def test_uncertainties_compute_themselves_and_train_nothing(varied: tuple[Law, l
         )
     ]
     weights = ["SumVariations (by_truth)", "SumVariations (twice)", "ComputeFeatures (variations)"]
-    assert sorted(ran) == sorted([*shifts, *weights, "WriteStatistics", "Report"])
+    other = ["ListInputs", "SelectEvents", "ComputeFeatures (features)", "ComputeFeatures (factors)", "ScoreEvents"]
+    assert sorted(ran) == sorted([*shifts, *weights, *other, "WriteStatistics", "Report"])
 
 
 def test_templates_of_variations_are_those_of_the_events(varied: tuple[Law, list[str]]) -> None:
@@ -432,12 +472,13 @@ def test_templates_of_variations_are_those_of_the_events(varied: tuple[Law, list
     content = json.loads((results / "histograms.json").read_text())
     histograms = content["histograms"][content["score"]]
     systematics = json.loads((results / "summary.json").read_text())["systematics"]
-    assert set(systematics) == {"luminosity", "scale_background", "scale_signal", "theory", "rate", "nothing"}
-    assert {s["kind"] for s in systematics.values()} == {"norm", "shift", "weight"}
+    scales = {"scale_background", "scale_signal"}
+    assert set(systematics) == {"luminosity", "theory", "rate", "nothing", "modelling", *scales}
+    assert {s["kind"] for s in systematics.values()} == {"norm", "shift", "weight", "sample"}
     assert systematics["nothing"]["effects"] == {}
-    assert systematics["rate"]["effects"]["signal"]["up"] == pytest.approx(1)
-    assert systematics["rate"]["effects"]["signal"]["down"] == pytest.approx(-1, abs=1e-5)
-    assert list(systematics["theory"]["effects"]) == ["background"]
+    assert systematics["rate"]["effects"]["score"]["signal"]["up"] == pytest.approx(1)
+    assert systematics["rate"]["effects"]["score"]["signal"]["down"] == pytest.approx(-1, abs=1e-5)
+    assert list(systematics["theory"]["effects"]["score"]) == ["background"]
 
     weights, truth = _background(law)
     edges = np.array(histograms["background"]["edges"])
@@ -460,6 +501,80 @@ def test_templates_of_variations_are_those_of_the_events(varied: tuple[Law, list
     assert up["entries"] != histograms["background"]["entries"]
     with uproot.open(results / "histograms.root") as file:
         np.testing.assert_allclose(file[f"{content['score']}/background_theoryUp"].values(), expected, rtol=1e-5)
+
+
+def test_another_simulation_stands_for_a_process(varied: tuple[Law, list[str]]) -> None:
+    law, _ = varied
+    results = law.results / "toy"
+    content = json.loads((results / "histograms.json").read_text())
+    for folder, named in content["histograms"].items():
+        assert "other" not in named, folder
+    up = content["histograms"][content["score"]]["background_modellingUp"]
+    with (
+        uproot.open(results / "scores" / "other_0.root") as scores,
+        uproot.open(law.home / "toy" / "data" / "other_0.root") as events,
+    ):
+        test = scores["scores"]["is_test"].array(library="np")
+        score = scores["scores"]["score_signal_ensemble"].array(library="np")[test]
+        correction = (1 + 0.1 * events["events"]["truth"].array(library="np")).astype(np.float32)[test]
+    # By default the yield before the selection is that of the process: of 1,000 events, not 2,000.
+    weights = 1000.0 / test.sum() * correction.astype(np.float64)
+    np.testing.assert_allclose(up["values"], np.histogram(score, up["edges"], weights=weights)[0], rtol=1e-6)
+    summary = json.loads((results / "summary.json").read_text())
+    assert set(summary["yields"]) == {"background", "signal"}
+    assert list(summary["systematics"]["modelling"]["effects"]["score"]) == ["background"]
+
+
+CHANNELS = """
+  channels: [far, near]
+  nuisances:
+    luminosity: {norm: 0.02}
+    rate: {norm: 0.1, correlated: [processes]}
+    scale: {shift: {up: doubled, down: halved}, correlated: [categories]}
+    modelling: {sample: {up: other}, processes: [background], correlated: false, changes_norm: true}
+"""
+
+
+def test_categories_are_channels(law: Law) -> None:
+    folder = law.home / "toy"
+    (folder / "physics.py").write_text((folder / "physics.py").read_text() + VARIED)
+    replace(folder / "analysis.yaml", "outputs: {blind_above: null}\n", "outputs:\n  blind_above: null" + CHANNELS)
+    add_other(folder)
+    law("Report", "--analysis", law.analysis)
+    results = law.results / "toy"
+    spec = json.loads((results / "workspace.json").read_text())
+    workspace = pyhf.Workspace(spec)  # validates
+    names = {"scale_background", "scale_signal", "modelling_background_far", "modelling_background_near"}
+    parameters = {"mu", "luminosity", "rate_far", "rate_near", *names}
+    assert {name for name in workspace.model().config.parameters if not name.startswith("staterror_")} == parameters
+    found = json.loads((results / "histograms.json").read_text())
+    assert found["clipped"].keys() == {"far", "near"}
+    everything = found["histograms"][found["score"]]
+    for channel in ("far", "near"):
+        templates, own = (
+            found["histograms"][f"{folder}/{name}"] for folder, name in (("fit", channel), (channel, found["score"]))
+        )
+        for process in ("background", "signal"):
+            assert sum(templates[process]["values"]) == pytest.approx(sum(own[process]["values"]), rel=1e-9)
+            assert 0 < sum(own[process]["values"]) < sum(everything[process]["values"])
+        assert {f"background_modelling_background_{channel}Up", "signal_scale_signalDown"} <= templates.keys()
+        assert f"background_modelling_background_{channel}Up" in own
+    assert "background_modelling_backgroundUp" in everything
+    # Twice the events, since the other simulation may change the yield.
+    effects = json.loads((results / "summary.json").read_text())["systematics"]
+    assert set(effects) == parameters - {"mu"}
+    assert set(effects["scale_signal"]["effects"]) == {"far", "near"}
+    other = effects["modelling_background_near"]["effects"]
+    assert list(other) == ["near"]
+    assert 0.6 < other["near"]["background"]["up"] < 1.4
+    card = (results / "datacard.txt").read_text()
+    assert re.search(r"^bin +far +near$", card, re.MULTILINE)
+    assert re.search(r"^rate_near +lnN +- +- +1\.1 +1\.1$", card, re.MULTILINE)
+    report = (results / "report.html").read_text()
+    assert '<th class="left">Channel</th>' in report
+    law("FitModel", "--analysis", law.analysis)
+    plots = {path.name for path in (law.results / "toy-fit" / "plots").glob("variation_*.pdf")}
+    assert {"variation_far_scale_signal.pdf", "variation_near_modelling_background_near.pdf"} <= plots
 
 
 def _background(law: Law) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
@@ -497,9 +612,9 @@ def test_the_model_is_fitted_beside_the_main_job(varied: tuple[Law, list[str]]) 
     assert re.search(r"^scale_background +\+0\.00 ", done.stdout, re.MULTILINE)
     fit = json.loads((law.results / "toy-fit" / "fit.json").read_text())
     assert fit["observed"] == "Asimov"
-    assert set(fit["impacts"]) == {"luminosity", "scale_background", "scale_signal", "theory", "rate"}
+    assert set(fit["impacts"]) == {"luminosity", "scale_background", "scale_signal", "theory", "rate", "modelling"}
     assert {path.name for path in (law.results / "toy-fit" / "plots").glob("*.pdf")} >= {
         "impacts.pdf",
         "pulls.pdf",
-        "variation_theory.pdf",
+        "variation_score_theory.pdf",
     }

@@ -51,6 +51,14 @@ def positive(events):
     return events.pt1 > 0
 
 
+def is_near(events):
+    return events.pt1 < 30
+
+
+def is_far(events):
+    return events.pt1 >= 30
+
+
 def _scale(values):
     return 2 * values
 """
@@ -73,7 +81,7 @@ processes:
 classes:
   signal: signal
   processes: {{background: [background], signal: [signal]}}
-selection: {{cuts: [positive]}}
+selection: {{cuts: [positive], categories: {{near: is_near, far: is_far}}}}
 weights: {{factors: [generator_correction]}}
 features:
   first: [pt1]

@@ -44,12 +44,12 @@ class ScoredSlice:
             config: The configuration.
             columns: Features and spectators.
             truth: Columns that only simulated events have.
-            processes: Whose events are read; by default those of all processes.
+            processes: Whose events are read; by default all but those that only stand for others.
         """
         from analysis.evaluation import ScoreSettings
         from analysis.table import TableSettings
 
-        chosen = tuple(config.processes) if processes is None else tuple(processes)
+        chosen = config.nominal if processes is None else tuple(processes)
         return ScoredSlice(
             table=TableSettings.of(config, chosen, columns, truth),
             sums=Sums.of(config, config.datasets_of(chosen)),
@@ -187,28 +187,33 @@ def compare_onnx(path: Path, events: ScoredEvents, features: Sequence[str]) -> d
 
 
 def require_scored(task: Task[Any], groups: Sequence[str]) -> dict[str, Any]:
-    """Requirements of a step that reads the scored events of all processes."""
-    events = require_events(task, tuple(task.plan.config.data.datasets), groups)
-    return {**events, "scores": ScoreEvents.req(task, branch=-1)}
+    """Requirements of a step that reads the scored events of all processes but those that only stand for others."""
+    config = task.plan.config
+    return _scored(task, config.datasets_of(config.nominal), groups)
 
 
-def require_shifted(task: Task[Any]) -> dict[str, Any]:
-    """Requirements of a step that reads the scored events that functions shift, as far as they are varied."""
-    plan, found = task.plan, dict[str, Any]()
-    for shift, processes in plan.config.shifts.items():
-        datasets = plan.config.datasets_of(processes)
-        files = branches_of(plan.files_of(datasets), len(plan.files))
-        own = {
-            **require_events(task, datasets, ("factors",), shift),
-            "scores": ScoreEvents.req(task, branch=-1, shift=shift, **files),
-        }
-        found |= {f"{name} of {shift}": required for name, required in own.items()}
+def require_varied(task: Task[Any]) -> dict[str, Any]:
+    """Requirements of a step that reads scored events that functions shift, and those of processes for others."""
+    config, found = task.plan.config, dict[str, Any]()
+    shifts = {shift: (shift, processes) for shift, processes in config.shifts.items()}
+    others = {process: ("", (process,)) for process in config.alternatives}
+    for key, (shift, processes) in {**shifts, **others}.items():
+        own = _scored(task, config.datasets_of(processes), ("factors",), shift)
+        found |= {f"{name} of {key}": required for name, required in own.items()}
     return found
 
 
-def shifted(made: Mapping[str, Any], shift: str) -> dict[str, Any]:
-    """What `require_shifted` asked for, of one function, by the names that `load_scored` knows."""
-    ending = f" of {shift}"
+def _scored(task: Task[Any], datasets: Sequence[str], groups: Sequence[str], shift: str = "") -> dict[str, Any]:
+    """Requirements of a step that reads the scored events of some data sets."""
+    plan = task.plan
+    files = branches_of(plan.files_of(datasets), len(plan.files))
+    events = require_events(task, datasets, groups, shift)
+    return {**events, "scores": ScoreEvents.req(task, branch=-1, shift=shift, **files)}
+
+
+def varied_only(made: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What `require_varied` asked for, of one function or process, by the names that `load_scored` knows."""
+    ending = f" of {name}"
     return {name.removesuffix(ending): one for name, one in made.items() if name.endswith(ending)}
 
 

@@ -59,8 +59,6 @@ class FitModel(PageTask):
 
     @staticmethod
     def compute(settings: FitSlice, given: Given, out: Path) -> None:
-        import numpy as np
-
         from analysis.fits import Fits, UnconvergedError
         from analysis.histograms import Histogram
         from analysis.likelihood import FOLDER
@@ -73,7 +71,7 @@ class FitModel(PageTask):
         histograms = read_json(statistics.path("histograms.json"))
         observed = histograms["observed"]
         fits = Fits(workspace)
-        data = fits.with_auxiliary(np.array(workspace["observations"][0]["data"]))
+        data = fits.observed(workspace)
         try:
             best = fits.fit(data)
         except UnconvergedError as error:
@@ -84,12 +82,14 @@ class FitModel(PageTask):
         found = impacts(fits, data, best)
         content = {"observed": observed, **described(fits, best, found)}
         write_json(out / "fit.json", content)
-        templates = {name: Histogram.from_json(own) for name, own in histograms["histograms"][FOLDER].items()}
-        samples = [sample["name"] for sample in workspace["channels"][0]["samples"]]
-        processes = {name: name in settings.signals for name in samples}
+        shown = [fits.names[impact.place] for impact in found][:SHOWN]
         with styled(settings.style):
             plots = nuisance_plots(fits, best, found)
-            plots += template_plots(templates, processes, [fits.names[impact.place] for impact in found][:SHOWN])
+            for channel in workspace["channels"]:
+                folder = histograms["histograms"][f"{FOLDER}/{channel['name']}"]
+                templates = {name: Histogram.from_json(own) for name, own in folder.items()}
+                processes = {sample["name"]: sample["name"] in settings.signals for sample in channel["samples"]}
+                plots += template_plots(channel["name"], templates, processes, shown)
             write_plots(plots, out / "plots")
             pictures = [Picture(plot.png(), plot.title, plot.caption) for plot in plots]
         (out / "table.txt").write_text(as_text(tables(content)))

@@ -23,7 +23,7 @@ from workflow.plan import SkippedFile
 from workflow.provenance import source_version
 from workflow.pruning import note_publication
 from workflow.store import read_json, results_folder, write_json
-from workflow.tasks.evaluate import EvaluateEnsemble, require_shifted
+from workflow.tasks.evaluate import EvaluateEnsemble, require_varied
 from workflow.tasks.export import ExportEnsemble
 from workflow.tasks.plots import PlotResults
 from workflow.tasks.publishing import PublishedTask, page_sources
@@ -51,11 +51,12 @@ class Report(PublishedTask):
     exclude_index = False
 
     def requires(self) -> Any:
+        shifted = [f"scores of {shift}" for shift in self.plan.config.shifts]
         return {
             **require_events(self, tuple(self.plan.config.data.datasets), ()),
             "export": ExportEnsemble.req(self),
-            "scores": ScoreEvents.req(self, branch=-1),
-            **{name: scores for name, scores in require_shifted(self).items() if name.startswith("scores")},
+            "scores": ScoreEvents.req(self, branch=-1),  # those of processes that stand for others among them
+            **{name: scores for name, scores in require_varied(self).items() if name in shifted},
             "evaluation": EvaluateEnsemble.req(self),
             "statistics": WriteStatistics.req(self),
             "plots": PlotResults.req(self),

@@ -19,7 +19,7 @@ from workflow.tasks.inputs import require_file, workflow_requires_files
 from workflow.tasks.select import Layout, uncut
 
 if TYPE_CHECKING:
-    from analysis.varied_weights import VariedSums
+    from analysis.weights import VariedSums
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def require_sums(task: Task[Any]) -> dict[str, Any]:
 
 def load_sums(made: Mapping[str, Any], name: str) -> dict[str, VariedSums]:
     """Sums of one function's weights per process, over all chunks."""
-    from analysis.varied_weights import VariedSums
+    from analysis.weights import VariedSums
 
     sums: dict[str, VariedSums] = {}
     for chunk in made.get(_key(name), {}).values():
