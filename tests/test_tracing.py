@@ -16,8 +16,9 @@ from workflow.tracing import step_code, user_function, user_label
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
     """A project of its own: `project("analysis/pool.py", source)` writes a module and returns its path."""
-    caches = (tracing._module, tracing._module_path)
+    caches = (tracing._module, tracing._module_path, tracing._parser)
     monkeypatch.setattr(tracing, "ROOT", tmp_path)
+    monkeypatch.setenv("EVENTFOLD_STORE", str(tmp_path / "store"))
 
     def write(name: str, source: str) -> Path:
         path = tmp_path / name
@@ -292,6 +293,30 @@ def test_library_code_counts_where_it_is_used(physics: Callable[..., str], name:
 
 def test_types_are_no_code(physics: Callable[..., str]) -> None:
     assert physics("library", ("x = 1", "x = 2"), file="analysis/types.py") == physics("library")
+
+
+def test_what_the_store_keeps_of_modules_is_what_they_hold(
+    project: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closure() -> list[str]:
+        project("analysis/b.py", "x = 1\n")  # as a new process: nothing is in memory
+        return tracing.module_closure(["analysis.a"])
+
+    project("analysis/a.py", "from analysis import b\nfrom analysis import c\n")
+    first = closure()
+    kept = sorted((tmp_path / "store" / "code" / "modules").iterdir())
+    assert len(kept) == len(first) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(tracing, "_parse", None)  # nobody parses again
+        assert closure() == first
+    for path in kept:
+        path.write_text("{")  # damaged
+    assert closure() == first
+    assert all(path.read_text() != "{" for path in kept)
+    project("analysis/c.py", "y = 2\n")  # which the import of `analysis.c` did not mean before
+    assert len(closure()) == 3
+    project("analysis/a.py", "from analysis import b\n")
+    assert closure() == ["analysis.a\nfrom analysis import b", "analysis.b\nx = 1"]
 
 
 def test_names_are_found_without_running_the_file(project: Callable[[str, str], Path]) -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import ast
 import copy
 import hashlib
+import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from analysis.errors import UserError
 from workflow.identity import ROOT
+from workflow.store import atomic_write, read_json, store_folder
 
 _ROOMS = ("analysis", "models")
 _EXAMPLES = "analysis.examples."
@@ -167,9 +171,29 @@ def module_closure(modules: Iterable[str]) -> list[str]:
 
 @cache
 def _module(path: Path, _mtime: int) -> tuple[str, tuple[str, ...]]:
-    """Normalised source of a module and the project modules that it imports."""
+    """Normalised source of a module and the project modules that it imports.
+
+    Parsing all modules takes longer than all else that a run does when everything is complete, so that the store keeps
+    what was found, under a digest of all that it follows from.
+    """
+    _states.setdefault(path, _state(path))
+    digest = hashlib.sha256(_parser() + str(path.relative_to(ROOT)).encode() + path.read_bytes()).hexdigest()
+    kept = store_folder() / "code" / "modules" / f"{digest[:32]}.json"
+    with suppress(OSError, ValueError):  # not there yet
+        text, imported = read_json(kept)
+        return text, tuple(imported)
     tree = _parse(path)
-    return ast.unparse(tree), tuple(sorted(m for m in _imports(tree) if m.split(".")[0] in _ROOMS))
+    text, imported = ast.unparse(tree), tuple(sorted(m for m in _imports(tree) if m.split(".")[0] in _ROOMS))
+    with suppress(OSError):  # somebody else's store, that one may only read: the next run parses again
+        atomic_write(kept, json.dumps([text, imported]))
+    return text, imported
+
+
+@cache
+def _parser() -> bytes:
+    """What the parsing of a module follows from beside its own file: Python, this file, and which modules there are."""
+    modules = sorted(str(path.relative_to(ROOT)) for room in _ROOMS for path in (ROOT / room).rglob("*.py"))
+    return "\n".join([sys.version, *modules]).encode() + Path(__file__).read_bytes()
 
 
 class _Symbols:
