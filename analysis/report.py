@@ -65,6 +65,7 @@ class ReportContent:
         cutflows: Per process.
         pictures: In the order of the report.
         configuration: The YAML text.
+        tree: What the result stands on, as lines of a tree.
         warnings: Further warnings, beside those of the summary and those that follow from it.
     """
 
@@ -75,6 +76,7 @@ class ReportContent:
     cutflows: Mapping[str, Cutflow]
     pictures: Sequence[Picture]
     configuration: str
+    tree: Sequence[str] = field(default=())
     warnings: Sequence[str] = field(default=())
 
 
@@ -124,6 +126,7 @@ def render(content: ReportContent) -> str:
         steps=list(dict.fromkeys(step for flow in cutflows.values() for step in flow.entries)),
         sections=_sections(content.pictures),
         configuration=content.configuration,
+        tree="\n".join(content.tree),
         costs=content.run["costs"],
         provenance=list(_flat({key: value for key, value in run.items() if not _is_records(value)})),
         records=[_Records.of(key, value) for key, value in run.items() if _is_records(value)],

@@ -91,6 +91,7 @@ class Given:
         request: What was asked for: the folder of the analysis and the overrides.
         lineage: Reads the provenance of all that the step stands on: for records, as it is no part of any identity.
             `this_run` says whether it was made since the run began.
+        tree: The same as a tree, by lines.
     """
 
     own: Made
@@ -99,6 +100,7 @@ class Given:
     functions: Mapping[str, Callable[..., Any]]
     request: Mapping[str, Any]
     lineage: Callable[[], list[dict[str, Any]]]
+    tree: Callable[[], list[str]]
 
 
 class Task(BuiltOnce, Generic[S]):
@@ -269,7 +271,12 @@ class Task(BuiltOnce, Generic[S]):
             functions={name: getattr(self.plan.analysis.physics, name) for name in names},
             request={"folder": str(self.plan.analysis.folder), "overrides": list(self.set)},
             lineage=self._lineage,
+            tree=self._tree,
         )
+
+    def _tree(self) -> list[str]:
+        _, *below = lineage.tree(self)  # of the step itself there is no record yet
+        return [self.title, *below]
 
     def _lineage(self) -> list[dict[str, Any]]:
         """Provenance of all that this step stands on."""

@@ -92,7 +92,7 @@ class Report(PublishedTask):
             (out / name).symlink_to(os.path.relpath(target, given.own.path(name).parent))
         table_settings = TableSettings.of(config, tuple(config.processes), ())
         cutflows = load_cutflows(given.made, table_settings, Sums.of(config, config.data.datasets))
-        content = report_content(config, summary, run, cutflows, given.made["plots"].path("plots"))
+        content = report_content(config, summary, run, cutflows, given)
         (out / "report.html").write_text(render(content))
 
     def conclude(self) -> None:
@@ -182,13 +182,14 @@ def links_of(made: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def report_content(
-    config: Configuration, summary: dict[str, Any], run: dict[str, Any], cutflows: dict[str, Any], plots: Path
+    config: Configuration, summary: dict[str, Any], run: dict[str, Any], cutflows: dict[str, Any], given: Given
 ) -> Any:
     """Gather what the page shows."""
     import yaml
 
     from analysis.report import Picture, ReportContent
 
+    plots = given.made["plots"].path("plots")
     shown = {key: value for key, value in canonical(config).items() if value is not None or key != "tuning"}
     return ReportContent(
         title=config.title or config.name,
@@ -207,6 +208,7 @@ def report_content(
             for plot in read_json(plots / "index.json")
         ],
         configuration=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
+        tree=given.tree(),
     )
 
 
