@@ -45,16 +45,28 @@ class Section(BaseModel):
 
 
 class GeneratedSum(Section):
-    """Where a file keeps the sum of generator weights from before any skim: a branch of a tree, or a histogram."""
+    """Where a file keeps the sum of generator weights from before any skim: a branch of a tree, or a histogram.
+
+    Attributes:
+        tree: Name of a tree.
+        branch: A branch of it, whose entries are added up.
+        index: Which element of each entry is meant; None where an entry is a number.
+        times: A branch of the same tree with what each of them is multiplied with.
+        histogram: Name of a histogram, whose bins are added up.
+    """
 
     tree: str | None = None
     branch: str | None = None
+    index: Annotated[int, Field(ge=0)] | None = None
+    times: str | None = None
     histogram: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> GeneratedSum:
         if (self.histogram is None) == (self.tree is None) or (self.tree is None) != (self.branch is None):
             raise ValueError("give either `tree` and `branch`, or `histogram`")
+        if self.histogram is not None and (self.index is not None or self.times is not None):
+            raise ValueError("`index` and `times` are of a `branch`; leave them out")
         return self
 
 
@@ -231,6 +243,13 @@ class UpDown(Section):
     down: Name | None = None
 
 
+class VariedSums(Section):
+    """Where files keep the sums of the weights that `up` and `down` give."""
+
+    up: GeneratedSum
+    down: GeneratedSum | None = None
+
+
 class NuisanceSettings(Section):
     """A systematic uncertainty: of yields alone (`norm`), by other weights, shifted events or another simulation.
 
@@ -238,6 +257,7 @@ class NuisanceSettings(Section):
         norm: Log-normal, of yields: its relative size, or the factors one standard deviation down and up.
         weight: Functions that return what the weight of each event is multiplied with.
         shift: Functions that return shifted branches or collections.
+        generated: Of `weight`: where files keep the sums of varied generator weights from before any skim.
         sample: Processes that are simulated in another way and stand for the one of `processes`.
         processes: What it is an uncertainty of; by default all that are simulated.
         correlated: Over what one parameter is shared: everything, nothing, or processes or categories alone.
@@ -249,6 +269,7 @@ class NuisanceSettings(Section):
 
     norm: Annotated[float, Field(gt=0, lt=1)] | tuple[Positive, Positive] | None = None
     weight: UpDown | None = None
+    generated: VariedSums | None = None
     shift: UpDown | None = None
     sample: UpDown | None = None
     processes: tuple[Name, ...] = ()
@@ -266,6 +287,11 @@ class NuisanceSettings(Section):
             raise ValueError(f"expected one of `norm`, `weight`, `shift` and `sample`, {found}")
         if self.changes_norm and self.weight is None and self.sample is None:
             raise ValueError("`changes_norm` is of variations by `weight` and `sample`, leave it out")
+        if self.generated is not None:
+            if self.weight is None or self.changes_norm:
+                raise ValueError("`generated` is what a variation by `weight` is normalised by, unless `changes_norm`")
+            if (self.generated.down is None) != (self.weight.down is None):
+                raise ValueError("`weight` and `generated` need the same keys, `up` and perhaps `down`")
         if self.sample is not None and len(self.processes) != 1:
             raise ValueError("`sample` stands for one process: `processes` names it, and no other")
         if self.norm is not None:
@@ -418,15 +444,32 @@ class Configuration(Section):
         return self
 
     @model_validator(mode="after")
+    def _samples_fit(self) -> Configuration:
+        """Check the processes that stand for others in `outputs.nuisances`."""
+        for name, nuisance in self.outputs.nuisances.items():
+            for process in nuisance.names if nuisance.sample else ():
+                key = f"key outputs.nuisances.{name}.sample names {process!r}"
+                if process not in self.processes:
+                    raise ValueError(f"{key}, which is no process. {nearest(process, self.processes)}")
+                if self.is_collision(process):
+                    raise ValueError(f"{key}, which is collision data; another simulation is needed")
+                if self.class_of(process) >= 0:
+                    raise ValueError(
+                        f"{key}, which belongs to a class; a process that only stands for others is needed"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _nuisances_fit(self) -> Configuration:
         simulated = self.simulated
         if "data_obs" in simulated:
             raise ValueError("key processes.data_obs: this is what histograms of data are called, choose another name")
-        channels = {category: self.parameters(category) for category in self.outputs.channels or (None,)}
+        # Histograms of all events are called as in a likelihood of one channel, whether that is built or not.
+        channels = {category: self.parameters(category) for category in (None, *self.outputs.channels)}
         owners: dict[str, set[tuple[str, ...]]] = {}
         for category, own in channels.items():
             for key, parameters in own.items():
-                apart = () if self.outputs.nuisances[key].shared("categories") else (str(category),)
+                apart = () if self.outputs.nuisances[key].shared("categories") else (category or "",)
                 for parameter, processes in parameters.items():
                     owners.setdefault(parameter, set()).add((key, *processes, *apart))
         if twice := sorted(name for name, found in owners.items() if len(found) > 1):
@@ -452,25 +495,31 @@ class Configuration(Section):
                 )
             for process in nuisance.processes:
                 if process not in simulated:
+                    reason = "only stands for another one" if process in self.alternatives else "is not simulated"
                     raise ValueError(
-                        f"key outputs.nuisances.{name}.processes names {process!r}, which is not simulated. "
+                        f"key outputs.nuisances.{name}.processes names {process!r}, which {reason}. "
                         f"{nearest(process, simulated)}"
                     )
         return self
 
     @model_validator(mode="after")
-    def _samples_fit(self) -> Configuration:
-        """Check the processes that stand for others in `outputs.nuisances`."""
+    def _varied_sums_fit(self) -> Configuration:
+        """Check that sums of varied weights stand beside those of nominal ones."""
         for name, nuisance in self.outputs.nuisances.items():
-            for process in nuisance.names if nuisance.sample else ():
-                key = f"key outputs.nuisances.{name}.sample names {process!r}"
-                if process not in self.processes:
-                    raise ValueError(f"{key}, which is no process. {nearest(process, self.processes)}")
-                if self.is_collision(process):
-                    raise ValueError(f"{key}, which is collision data; another simulation is needed")
-                if self.class_of(process) >= 0:
+            if nuisance.generated is None:
+                continue
+            for dataset in self.datasets_of(nuisance.processes or self.simulated):
+                if self.generated_of(dataset) is None:
                     raise ValueError(
-                        f"{key}, which belongs to a class; a process that only stands for others is needed"
+                        f"key outputs.nuisances.{name}.generated: data set {dataset!r} declares no sum of its nominal "
+                        "weights. Declare it too (data.generated), or leave this key out."
+                    )
+        for one, other in itertools.combinations(self.outputs.nuisances.values(), 2):
+            for function in set(one.names if one.weight else ()) & set(other.names if other.weight else ()):
+                if one.generated != other.generated:
+                    raise ValueError(
+                        f"key outputs.nuisances: {function!r} is under `weight` twice, with different `generated`; "
+                        "give both the same"
                     )
         return self
 
@@ -616,6 +665,16 @@ class Configuration(Section):
     def shifts(self) -> dict[str, tuple[str, ...]]:
         """Functions that shift events, and the processes that each of them varies."""
         return self._varied("shift")
+
+    @property
+    def varied_sums(self) -> dict[str, GeneratedSum]:
+        """Where files keep the sums of weights that functions vary, by function, as far as that is declared."""
+        found: dict[str, GeneratedSum] = {}
+        for nuisance in self.outputs.nuisances.values():
+            if nuisance.generated is not None:
+                places = (nuisance.generated.up, nuisance.generated.down)
+                found |= {name: place for name, place in zip(nuisance.names, places, strict=False) if place}
+        return found
 
     @property
     def weight_variations(self) -> dict[str, tuple[str, ...]]:

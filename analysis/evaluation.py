@@ -513,7 +513,13 @@ class Filled:
         return templates, Histogram.fill(score[observed], table.weight[observed], edges) if self.with_data else None
 
     def weighted(
-        self, name: str, sums: Mapping[str, VariedSums], processes: Sequence[str], *, keeps_norm: bool
+        self,
+        name: str,
+        sums: Mapping[str, VariedSums],
+        processes: Sequence[str],
+        *,
+        keeps_norm: bool,
+        generated: Mapping[str, tuple[float, float]] | None = None,
     ) -> Filled:
         """The same with weights that a function varies.
 
@@ -525,13 +531,15 @@ class Filled:
             sums: Sums of the weights per process before any selection, as they are and varied.
             processes: Whose weights vary; those without a histogram are left out.
             keeps_norm: Whether the yield before any selection is the nominal one.
+            generated: Sums of all generated events, nominal and varied, where both are known.
         """
         table = self.events.table
         common = np.ones(len(table.processes))
         test = self.kind == "ensemble"
         for i, process in enumerate(table.processes):
             if process in processes and process in sums and not (test and self.scales.test[process] is None):
-                common[i] = sums[process].factor(process, test=test, keeps_norm=keeps_norm)
+                known = (generated or {}).get(process)
+                common[i] = sums[process].factor(process, test=test, keeps_norm=keeps_norm, generated=known)
         own = np.ma.filled(table.columns[name].astype(np.float64), 1.0)
         return replace(self, factor=own * common[table.process])
 
@@ -557,16 +565,19 @@ class Filled:
     def standing_for(self, process: str, factor: float) -> Filled:
         """The same events, all of one process, as if they were another's, whose weights are multiplied with a factor.
 
+        No network has trained on them, so that all of them count as held-out test events.
+
         Raises:
-            ValueError: There are events of several processes.
+            ValueError: There are events of several processes, or of a class.
         """
-        table, scales = self.events.table, self.scales
-        if len(table.processes) != 1:
-            raise ValueError(f"events of {', '.join(table.processes)} can't all stand for {process}")
+        table = self.events.table
+        if len(table.processes) != 1 or (table.label >= 0).any():
+            raise ValueError(f"events of {', '.join(table.processes)} can't stand for {process}")
+        unseen = replace(table, processes=(process,), is_test=np.ones(len(table), dtype=np.bool_))
         return replace(
             self,
-            events=replace(self.events, table=replace(table, processes=(process,))),
-            scales=Scales(*({process: own[table.processes[0]]} for own in (scales.test, scales.rest))),
+            events=replace(self.events, table=unseen),
+            scales=Scales({process: 1.0}, {process: 1.0}),
             factor=np.full(len(table), factor),
         )
 

@@ -287,42 +287,61 @@ def read(source: Source, log: list[Any] | None = None) -> Events:
     return Events(events, source)
 
 
-def read_generated(path: str, place: GeneratedSum | None) -> float | None:
+def read_generated(path: str, place: GeneratedSum | None, key: str = "data.generated") -> float | None:
     """Read the sum of the weights of all generated events, also of those that a skim left out.
 
     Args:
         path: File or URL.
         place: A branch of a tree, whose entries are added up, or a histogram, whose bins are (flow bins included).
+        key: Of the configuration, for messages.
 
     Returns:
         The sum; None without a place.
 
     Raises:
-        UserError: Tree, branch or histogram is missing, or what is there is no finite number.
+        UserError: Tree, branch, element or histogram is missing, or what is there is no finite number.
     """
     if place is None:
         return None
     with open_root(path) as file, reading(path, "can't be read for its sum of generated weights"):
         if place.histogram is not None:
             names = {
-                key.rpartition(";")[0] for key, classname in file.classnames().items() if classname.startswith("TH")
+                name.rpartition(";")[0] for name, classname in file.classnames().items() if classname.startswith("TH")
             }
             if place.histogram not in names:
                 hint = nearest(place.histogram, names) or "There is no histogram in it at all."
-                raise bad_file(path, f"holds no histogram {place.histogram!r}", f"{hint} Correct data.generated.")
+                raise bad_file(path, f"holds no histogram {place.histogram!r}", f"{hint} Correct {key}.")
             values = file[place.histogram].values(flow=True)
         else:
-            tree = file[tree_key(file, path, str(place.tree), "data.generated.tree")]
-            if place.branch not in tree.keys():
-                raise UserError(
-                    f"{path}, tree {place.tree!r}: there is no branch {place.branch!r}. "
-                    f"{nearest(str(place.branch), tree.keys())} Correct data.generated."
-                )
-            values = tree[place.branch].array(library="np")
+            tree = file[tree_key(file, path, str(place.tree), f"{key}.tree")]
+            values = _sums_of(tree, place, f"{path}, tree {place.tree!r}", key)
     where = f"{path}, {place.histogram or f'{place.tree}.{place.branch}'}"
     if values.dtype.kind not in "fiu":
-        raise UserError(f"{where} holds {values.dtype}, but one number per entry was expected. Correct data.generated.")
+        raise UserError(f"{where} holds {values.dtype}, but one number per entry was expected. Correct {key}.")
     total = float(np.sum(values, dtype=np.float64))
     if not np.isfinite(total):
         raise UserError(f"{where}: the sum of generated weights is {total}; a finite number was expected.")
     return total
+
+
+def _sums_of(tree: Any, place: GeneratedSum, where: str, key: str) -> npt.NDArray[Any]:
+    """What each entry of a tree of sums adds, [entries]; an entry whose sums are multiplied with 0 may lack them."""
+    for branch in filter(None, (place.branch, place.times)):
+        if branch not in tree.keys():
+            raise UserError(f"{where}: there is no branch {branch!r}. {nearest(branch, tree.keys())} Correct {key}.")
+    if place.index is None:
+        values: npt.NDArray[Any] = tree[place.branch].array(library="np")
+        return values if place.times is None else values * tree[place.times].array(library="np")
+    entries = tree[place.branch].array()
+    if entries.ndim != 2:
+        raise UserError(f"{where}, {place.branch}: an entry is no list, so that `index` has no meaning. Correct {key}.")
+    factor = np.ones(len(entries)) if place.times is None else tree[place.times].array(library="np")
+    short = (ak.to_numpy(ak.num(entries)) <= place.index) & (factor != 0)
+    if short.any():
+        at = int(np.flatnonzero(short)[0])
+        raise UserError(
+            f"{where}, {place.branch}: entry {at} has {len(entries[at])} elements, and none of index {place.index}. "
+            f"Correct {key}."
+        )
+    padded = ak.fill_none(ak.pad_none(entries, place.index + 1)[:, place.index], 0)
+    return np.asarray(ak.to_numpy(padded) * factor)

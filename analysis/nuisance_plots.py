@@ -210,7 +210,7 @@ def template_plots(
             ax.legend(ncols=2, fontsize=7)
         plots.append(
             Plot(
-                f"variation_{channel}_{parameter}",
+                f"variation_{channel}-{parameter}",
                 "performance",
                 f"{parameter}, channel {channel}",
                 f"What {parameter} changes in the templates of channel {channel}, one standard deviation up and "

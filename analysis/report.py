@@ -114,7 +114,7 @@ def render(content: ReportContent) -> str:
         name=content.name,
         summary={"targets": {}, "spectators": {}} | dict(summary),
         systematics=systematics,
-        channels=len({line.channel for line in systematics} - {"–"}) > 1,
+        channels=bool({line.channel for line in systematics} - {"–", "score"}),
         samples=_samples(summary),
         test=metrics["test"],
         limit=_limit(summary["expectation"]),

@@ -62,13 +62,17 @@ class VariedSums(_Sums):
     varied: float = 0.0
     varied_test: float = 0.0
 
-    def factor(self, process: str, *, test: bool, keeps_norm: bool) -> float:
+    def factor(
+        self, process: str, *, test: bool, keeps_norm: bool, generated: tuple[float, float] | None = None
+    ) -> float:
         """What varied weights are multiplied with, so that they have the right sum where nominal ones have theirs.
 
         Args:
             process: Name of the process, for messages.
             test: Whether it is for test events, which nominal weights scale to all events, or for all of them.
             keeps_norm: Whether the yield before any selection is the nominal one, or changes by varied / nominal.
+            generated: Σw of all generated events, nominal and varied, where a skim has left some out and both are
+                known; by default their ratio is that of the entries.
 
         Raises:
             UserError: Weights sum to zero or below, so that no factor exists.
@@ -76,13 +80,17 @@ class VariedSums(_Sums):
         nominal, varied = (self.nominal_test, self.varied_test) if test else (self.nominal, self.varied)
         if not test and not keeps_norm:
             return 1.0
-        if min(nominal, varied, self.varied, self.nominal) <= 0:
+        if min(nominal, varied, self.varied, self.nominal, *(generated or ())) <= 0:
+            declared = "" if generated is None else ", and of all generated events to {:g} and {:g}".format(*generated)
             raise UserError(
                 f"Process {process!r}: before any selection its weights sum to {self.nominal:g}, varied to "
-                f"{self.varied:g}, those of test events to {self.varied_test:g}; sums above 0 are needed. Take the "
-                "process out of the nuisance's `processes`, or correct the function."
+                f"{self.varied:g}, those of test events to {self.varied_test:g}{declared}; sums above 0 are needed. "
+                "Take the process out of the nuisance's `processes`, or correct the function."
             )
-        return nominal / varied * (1.0 if keeps_norm else self.varied / self.nominal)
+        # Of a part to all of it, as that of nominal weights; then to the nominal yield.
+        part = (nominal / self.nominal) / (varied / self.varied)
+        before, after = generated or (self.nominal, self.varied)
+        return part * (before / after if keeps_norm else 1.0)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -266,12 +268,35 @@ def test_generated_sum_of_a_branch_and_of_a_histogram(tmp_path: Path) -> None:
         (GeneratedSum(histogram="sum"), "holds no histogram 'sum'. Did you mean 'sums'?"),
         (GeneratedSum(histogram="Runs"), "holds no histogram 'Runs'."),
         (GeneratedSum(tree="Runs", branch="scales"), "Runs.scales holds object, but one number per entry"),
+        (GeneratedSum(tree="Runs", branch="genEventSumw", index=0), "genEventSumw: an entry is no list"),
         (GeneratedSum(tree="Runs", branch="bad"), "Runs.bad: the sum of generated weights is nan"),
     ]:
         with pytest.raises(UserError) as raised:
             read_generated(name, place)
         assert str(raised.value).startswith(name)
         assert said in str(raised.value)
+
+
+def test_sums_of_varied_weights_stand_in_lists(write_root: Callable[..., str]) -> None:
+    """As in NanoAOD: relative to the nominal sums, and missing where a run has generated no event."""
+    scales = ak.Array([[0.9, 1.1, 1.3], [0.8, 1.2, 1.4], []])
+    name = write_root({"sumw": np.array([1e6, 2e6, 0.0]), "scales": scales}, tree="Runs")
+
+    def of(**keys: Any) -> float | None:
+        return read_generated(name, GeneratedSum(tree="Runs", **keys), "outputs.nuisances.NAME.generated")
+
+    assert of(branch="scales", index=2, times="sumw") == pytest.approx(1.3e6 + 2.8e6)
+    assert of(branch="sumw", times="sumw") == pytest.approx(5e12)
+    for keys, said in [
+        (
+            {"branch": "scales", "index": 3, "times": "sumw"},
+            "entry 0 has 3 elements, and none of index 3. Correct outputs",
+        ),
+        ({"branch": "scales", "index": 0}, "entry 2 has 0 elements, and none of index 0"),
+        ({"branch": "scales", "index": 0, "times": "sum"}, "there is no branch 'sum'. Did you mean 'sumw'"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(said)):
+            of(**keys)
 
 
 @pytest.mark.data
@@ -311,7 +336,12 @@ def test_real_file_without_luminosity_block(data_folder: Path) -> None:
 @pytest.mark.data
 def test_real_sum_of_generated_weights(data_folder: Path) -> None:
     place = GeneratedSum(tree="Runs", branch="genEventSumw_")
-    assert read_generated(str(data_folder / "nanoaod" / "nano_dy.root"), place) == pytest.approx(1.52e10, rel=0.01)
+    path = str(data_folder / "nanoaod" / "nano_dy.root")
+    assert read_generated(path, place) == pytest.approx(1.52e10, rel=0.01)
+    with uproot.open(path) as file:
+        runs = file["Runs"].arrays(["genEventSumw_", "LHEScaleSumw_"])
+    place = GeneratedSum(tree="Runs", branch="LHEScaleSumw_", index=8, times="genEventSumw_")
+    assert read_generated(path, place) == pytest.approx(float(ak.sum(runs.genEventSumw_ * runs.LHEScaleSumw_[:, 8])))
 
 
 @pytest.mark.data

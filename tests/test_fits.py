@@ -120,7 +120,7 @@ def test_templates_are_drawn_with_their_variations() -> None:
     }
     processes = {"higgs": True, "top": False, "ww": False}
     (plot,) = template_plots("score", templates, processes, ["luminosity", "scale"])
-    assert plot.name == "variation_score_scale"
+    assert plot.name == "variation_score-scale"
     assert set(plot.numbers) == {"edges", "background"}
     np.testing.assert_allclose(plot.numbers["background"]["up"], [0.09, -0.1])
     np.testing.assert_allclose(plot.numbers["background"]["down"], [-0.09, 0])

@@ -313,6 +313,20 @@ def test_what_the_store_keeps_of_modules_is_what_they_hold(
         path.write_text("{")  # damaged
     assert closure() == first
     assert all(path.read_text() != "{" for path in kept)
+    reading = Path.read_bytes
+
+    def edited_then(path: Path) -> bytes:
+        content = reading(path)
+        if path.name == "b.py":
+            path.write_text("x = 2\n")  # while it is being read
+        return content
+
+    for path in kept:
+        path.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", edited_then)
+        closure()
+    assert closure() == first
     project("analysis/c.py", "y = 2\n")  # which the import of `analysis.c` did not mean before
     assert len(closure()) == 3
     project("analysis/a.py", "from analysis import b\n")

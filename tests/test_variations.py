@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import uproot
 
 from analysis.config import load_analysis
 from analysis.errors import UserError
+from analysis.evaluation import Filled, Scales, ScoredEvents, ScoreSettings
 from analysis.events import read
 from analysis.functions import call_shift
 from analysis.histograms import Histogram
@@ -24,8 +26,10 @@ from analysis.likelihood import Channel, Likelihood
 from analysis.selection import select
 from analysis.sources import SelectionSettings, Source
 from analysis.splitting import event_identity, is_test
+from analysis.table import EventTable
 from analysis.variations import Treatment, Variation, effects, settle
-from analysis.varied_weights import VariedSums, sums_of_variation
+from analysis.varied_weights import sums_of_variation
+from analysis.weights import VariedSums
 from tests.toy import Finished, Law, replace, toy, write_events
 
 # jsonschema deprecates what pyhf 0.7.6 validates with; nothing of ours.
@@ -155,6 +159,25 @@ def test_varied_weights_close_before_any_selection(test: bool) -> None:
     assert scale * kept * varied[chosen].sum() == pytest.approx(weight.sum(), rel=1e-12)
     changed = sums.factor("signal", test=test, keeps_norm=False)
     assert scale * changed * varied[chosen].sum() == pytest.approx(varied.sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_skim_keeps_what_a_variation_changes_of_its_acceptance(test: bool) -> None:
+    """With declared sums, the yield before the skim is kept, as if all generated events were there."""
+    rng = np.random.default_rng(2)
+    weight, factor, in_test = rng.uniform(0.5, 1.5, 4000), rng.uniform(0.5, 2, 4000), rng.random(4000) < 0.25
+    skim = factor > 1  # whose acceptance depends on what is varied
+    varied = weight * factor
+    chosen = skim & in_test
+    sums = VariedSums(weight[skim].sum(), weight[chosen].sum(), varied[skim].sum(), varied[chosen].sum())
+    rows = chosen if test else skim
+    scale = weight[skim].sum() / weight[rows].sum()
+    generated = (weight.sum(), varied.sum())
+    found = scale * sums.factor("top", test=test, keeps_norm=True, generated=generated) * varied[rows].sum()
+    assert found == pytest.approx(varied[skim].sum() / varied.sum() * weight.sum(), rel=1e-12)
+    assert found > 1.1 * weight[skim].sum()
+    with pytest.raises(UserError, match="and of all generated events to 5 and -1; sums above 0 are needed"):
+        sums.factor("top", test=test, keeps_norm=True, generated=(5.0, -1.0))
 
 
 def test_weights_without_a_sum_are_told() -> None:
@@ -319,7 +342,15 @@ def test_uncorrelated_processes_have_a_parameter_each() -> None:
         ("{sample: {up: signal}}", "`sample` stands for one process: `processes` names it"),
         ("{sample: {up: othr}, processes: [signal]}", "names 'othr', which is no process"),
         ("{sample: {up: signal}, processes: [background]}", "names 'signal', which belongs to a class"),
+        ("{sample: {up: background}, processes: [background]}", "names 'background', which belongs to a class"),
         ("{norm: 0.1, correlated: [process]}", "correlated"),
+        ("{shift: {up: doubled}, generated: {up: {histogram: h}}}", "`generated` is what a variation by `weight`"),
+        ("{weight: {up: ratio, down: mass}, generated: {up: {histogram: h}}}", "need the same keys, `up` and perhaps"),
+        ("{weight: {up: ratio}, generated: {up: {histogram: h, index: 1}}}", "`index` and `times` are of a `branch`"),
+        (
+            "{weight: {up: ratio}, generated: {up: {histogram: h}}}",
+            "'signal' declares no sum of its nominal weights. Declare it too",
+        ),
     ],
 )
 def test_a_nuisance_that_makes_no_sense_is_told(tmp_path: Path, nuisance: str, said: str) -> None:
@@ -365,10 +396,44 @@ def test_parameters_are_named_by_what_they_do_not_share(tmp_path: Path) -> None:
     }
     with pytest.raises(UserError, match="two parameters would be called 'era_far'"):
         load_analysis(folder, [f"outputs.nuisances={{{nuisances}, era_far: {{norm: 0.1}}}}", "outputs.channels=[far]"])
+    shifts = "n: {shift: {up: ratio}, correlated: false}, n_signal: {shift: {up: mass}}"
+    with pytest.raises(UserError, match="would be called 'n_signal'"):  # in histograms of all events
+        load_analysis(folder, [f"outputs.nuisances={{{shifts}}}", "outputs.channels=[far]"])
     with pytest.raises(
         UserError, match=r"outputs\.channels names 'fer', which is none of selection\.categories.*'far'"
     ):
         load_analysis(folder, ["outputs.channels=[fer]"])
+
+
+def test_a_process_that_stands_for_another_is_no_other_one(tmp_path: Path) -> None:
+    folder = toy(tmp_path / "toy")
+    add_other(folder)
+    sample = "m: {sample: {up: other}, processes: [background]}"
+    config = load_analysis(str(folder), [f"outputs.nuisances={{{sample}, all: {{norm: 0.1}}}}"]).config
+    assert config.nominal == config.simulated == ("background", "signal")
+    assert config.alternatives == {"other": ("background",)}
+    assert config.parameters()["all"] == {"all": ("background", "signal")}
+    with pytest.raises(UserError, match="processes names 'other', which only stands for another one"):
+        load_analysis(str(folder), [f"outputs.nuisances={{{sample}, l: {{norm: 0.1, processes: [other]}}}}"])
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "routed"])
+def test_all_events_of_another_simulation_enter(kind: Any, toy_table: Callable[..., EventTable]) -> None:
+    table = toy_table(3000)
+    table = replace_fields(
+        table, processes=("other",), process=np.zeros_like(table.process), label=np.full_like(table.label, -1)
+    )
+    scores = np.random.default_rng(1).uniform(size=(3000, 2)).astype(np.float32)
+    events = ScoredEvents(table, table.process, spread=scores, routed=scores, ensemble=scores)
+    settings = ScoreSettings(("background", "higgs"), "higgs", (), 5, "0")
+    # Not even a test event is needed, by which others are scaled.
+    filled = Filled(events, Scales({"other": None}, {"other": None}), settings, kind, with_data=False)
+    found, _ = filled.standing_for("top", 0.5).histograms("higgs", np.array([0.0, 0.3, 1.0]))
+    assert list(found) == ["top"]
+    assert found["top"].values.sum() == pytest.approx(0.5 * table.weight.sum(), rel=1e-12)
+    assert found["top"].entries.sum() == 3000
+    with pytest.raises(ValueError, match="can't stand for"):
+        replace_fields(filled, events=replace_fields(events, table=toy_table(10))).standing_for("top", 1.0)
 
 
 def test_no_template_overwrites_another_one(tmp_path: Path) -> None:
@@ -514,11 +579,10 @@ def test_another_simulation_stands_for_a_process(varied: tuple[Law, list[str]]) 
         uproot.open(results / "scores" / "other_0.root") as scores,
         uproot.open(law.home / "toy" / "data" / "other_0.root") as events,
     ):
-        test = scores["scores"]["is_test"].array(library="np")
-        score = scores["scores"]["score_signal_ensemble"].array(library="np")[test]
-        correction = (1 + 0.1 * events["events"]["truth"].array(library="np")).astype(np.float32)[test]
+        score = scores["scores"]["score_signal_ensemble"].array(library="np")
+        correction = (1 + 0.1 * events["events"]["truth"].array(library="np")).astype(np.float32)
     # By default the yield before the selection is that of the process: of 1,000 events, not 2,000.
-    weights = 1000.0 / test.sum() * correction.astype(np.float64)
+    weights = 1000.0 / len(score) * correction.astype(np.float64)
     np.testing.assert_allclose(up["values"], np.histogram(score, up["edges"], weights=weights)[0], rtol=1e-6)
     summary = json.loads((results / "summary.json").read_text())
     assert set(summary["yields"]) == {"background", "signal"}
@@ -574,7 +638,54 @@ def test_categories_are_channels(law: Law) -> None:
     assert '<th class="left">Channel</th>' in report
     law("FitModel", "--analysis", law.analysis)
     plots = {path.name for path in (law.results / "toy-fit" / "plots").glob("variation_*.pdf")}
-    assert {"variation_far_scale_signal.pdf", "variation_near_modelling_background_near.pdf"} <= plots
+    assert {"variation_far-scale_signal.pdf", "variation_near-modelling_background_near.pdf"} <= plots
+
+
+def test_sums_that_files_declare_are_read(law: Law) -> None:
+    """Of a skim that has kept the events with a positive truth: the varied yield is that before the skim."""
+    folder = law.home / "toy"
+    varied = 0.0
+    for path in sorted((folder / "data").glob("*.root")):
+        with uproot.open(path) as file:
+            columns = file["events"].arrays(library="np")
+        kept = columns["truth"] > 0
+        with uproot.recreate(path) as file:
+            file["events"] = {name: values[kept] for name, values in columns.items()}
+            scales = ak.Array([[0.0, float(1 + 0.2 * columns["truth"].mean())]])
+            file.mktree("Runs", {"sumw": np.dtype(np.float64), "scales": scales.type.content})
+            file["Runs"].extend({"sumw": np.array([float(len(kept))]), "scales": scales})
+        if path.stem.startswith("background"):
+            varied += float((1 + 0.2 * columns["truth"]).sum())
+    (folder / "physics.py").write_text((folder / "physics.py").read_text() + VARIED)
+    places = "weight: {up: by_truth}, generated: {up: {tree: Runs, branch: scales, index: 1, times: sumw}}"
+    nuisance = f"\n  nuisances:\n    theory: {{{places}, processes: [background]}}\n"
+    replace(folder / "analysis.yaml", "outputs: {blind_above: null}\n", "outputs:\n  blind_above: null" + nuisance)
+    replace(folder / "analysis.yaml", "  chunk: 400\n", "  chunk: 400\n  generated: {tree: Runs, branch: sumw}\n")
+    law("WriteStatistics", "--analysis", law.analysis)
+    made = max(law.store.glob("WriteStatistics/toy/*/histograms.json"), key=lambda path: path.stat().st_mtime_ns)
+    content = json.loads(made.read_text())
+    histograms = content["histograms"][content["score"]]
+    nominal, up = (sum(histograms[name]["values"]) for name in ("background", "background_theoryUp"))
+    # All events that the skim has kept pass the cut; test events carry their own scale, and the factor of weights.
+    kept_truth = np.concatenate(
+        [uproot.open(path)["events"]["truth"].array(library="np") for path in (folder / "data").glob("background_*")]
+    )
+    expected = (1 + 0.2 * kept_truth).sum() / varied / (len(kept_truth) / 1000)
+    assert up / nominal == pytest.approx(expected, rel=0.01)
+    assert expected > 1.05
+
+
+def test_another_simulation_without_selected_events_is_told(varied: tuple[Law, list[str]]) -> None:
+    law, _ = varied
+    write_events(law.home / "toy" / "data" / "none_0.root", 0, 2.0, seed=31)
+    told = law(
+        *("WriteStatistics", "--analysis", law.analysis, "--set", "data.datasets.none={files: [none_0.root]}"),
+        *("--set", "processes.none={data: [none]}"),
+        *("--set", "outputs.nuisances={m: {sample: {up: other, down: none}, processes: [background]}}"),
+        ok=False,
+    )
+    assert told.returncode != 0
+    assert "Process 'none', which stands for 'background' in outputs.nuisances, has no selected event." in told.stderr
 
 
 def _background(law: Law) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
@@ -616,5 +727,5 @@ def test_the_model_is_fitted_beside_the_main_job(varied: tuple[Law, list[str]]) 
     assert {path.name for path in (law.results / "toy-fit" / "plots").glob("*.pdf")} >= {
         "impacts.pdf",
         "pulls.pdf",
-        "variation_score_theory.pdf",
+        "variation_score-theory.pdf",
     }

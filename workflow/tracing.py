@@ -10,6 +10,7 @@ import ast
 import copy
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -177,23 +178,33 @@ def _module(path: Path, _mtime: int) -> tuple[str, tuple[str, ...]]:
     what was found, under a digest of all that it follows from.
     """
     _states.setdefault(path, _state(path))
-    digest = hashlib.sha256(_parser() + str(path.relative_to(ROOT)).encode() + path.read_bytes()).hexdigest()
-    kept = store_folder() / "code" / "modules" / f"{digest[:32]}.json"
+    content = path.read_bytes()
+    digest = hashlib.sha256(_parser() + str(path.relative_to(ROOT)).encode() + content).hexdigest()
+    kept = parsed_modules() / f"{digest[:32]}.json"
     with suppress(OSError, ValueError):  # not there yet
         text, imported = read_json(kept)
         return text, tuple(imported)
-    tree = _parse(path)
+    tree = _parse(path, content)
     text, imported = ast.unparse(tree), tuple(sorted(m for m in _imports(tree) if m.split(".")[0] in _ROOMS))
     with suppress(OSError):  # somebody else's store, that one may only read: the next run parses again
         atomic_write(kept, json.dumps([text, imported]))
     return text, imported
 
 
+def parsed_modules() -> Path:
+    """Where the store keeps modules as they were parsed; whoever misses one parses again."""
+    return store_folder() / "code" / "modules"
+
+
 @cache
 def _parser() -> bytes:
     """What the parsing of a module follows from beside its own file: Python, this file, and which modules there are."""
-    modules = sorted(str(path.relative_to(ROOT)) for room in _ROOMS for path in (ROOT / room).rglob("*.py"))
-    return "\n".join([sys.version, *modules]).encode() + Path(__file__).read_bytes()
+    folders = [found for room in _ROOMS for found in os.walk(ROOT / room, followlinks=True)]
+    modules = sorted(os.path.join(folder, name) for folder, _, names in folders for name in names if name[-3:] == ".py")
+    return "\n".join([sys.version, *(os.path.relpath(module, ROOT) for module in modules)]).encode() + _OWN_SOURCE
+
+
+_OWN_SOURCE = Path(__file__).read_bytes()
 
 
 class _Symbols:
@@ -330,11 +341,16 @@ def _state(path: Path) -> tuple[int, int]:
     return stat.st_mtime_ns, stat.st_size
 
 
-def _parse(path: Path) -> ast.Module:
-    """Parse a file without docstrings and annotations; comments and formatting are gone with the text."""
+def _parse(path: Path, content: bytes | None = None) -> ast.Module:
+    """Parse a file without docstrings and annotations; comments and formatting are gone with the text.
+
+    Args:
+        path: The file.
+        content: What it holds, if it has been read.
+    """
     _states.setdefault(path, _state(path))
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        tree = ast.parse(path.read_bytes() if content is None else content, filename=str(path))
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}. Correct the Python code there.") from error
     for node in _statements(tree):

@@ -13,7 +13,7 @@ from workflow.base import Given, Task
 from workflow.store import write_json
 from workflow.tasks.evaluate import ScoredSlice, load_scored, require_scored, require_varied, varied_only
 from workflow.tasks.tables import load_totals
-from workflow.tasks.variations import load_sums, require_sums
+from workflow.tasks.variations import load_declared, load_sums, require_sums
 
 if TYPE_CHECKING:
     from analysis.evaluation import Filled
@@ -202,10 +202,14 @@ def sides_of(
 ) -> list[Filled]:
     """What histograms are filled with for a variation: up, and down unless that is the mirror image."""
     if variation.kind == "weight":
-        return [
-            filled.weighted(name, load_sums(made, name), variation.processes, keeps_norm=variation.keeps_norm)
-            for name in variation.names
-        ]
+        totals = load_totals(made, settings.scored.sums)
+        sides = []
+        for name in variation.names:
+            declared = load_declared(made, name, settings.scored.sums.owners)
+            generated = {process: (totals[process].generated, varied) for process, varied in declared.items()}
+            sums, keeps_norm = load_sums(made, name), variation.keeps_norm
+            sides.append(filled.weighted(name, sums, variation.processes, keeps_norm=keeps_norm, generated=generated))
+        return sides
     found = []
     for name in variation.names:
         own = varied_only(made, name)
@@ -213,6 +217,11 @@ def sides_of(
         side = replace(filled, events=events, scales=scales, with_data=False)
         if variation.kind == "sample":
             (process,) = variation.processes
+            if not len(events.table):
+                raise UserError(
+                    f"Process {name!r}, which stands for {process!r} in outputs.nuisances, has no selected event. "
+                    "Correct its files or the cuts, or leave the nuisance out."
+                )
             factor = 1.0
             if variation.keeps_norm:
                 factor = yield_of(made, settings.scored, process) / yield_of(own, settings.others[name], name)
@@ -227,7 +236,9 @@ def yield_of(made: Mapping[str, Any], settings: ScoredSlice, process: str) -> fl
     Raises:
         UserError: There are none.
     """
-    own = load_totals(made, settings.sums)[process]
+    from analysis.weights import Totals
+
+    own = load_totals(made, settings.sums).get(process, Totals())
     expected = settings.table.normalisations[process].total(process, own)
     if not expected > 0:
         raise UserError(
