@@ -91,6 +91,8 @@ VALUES: dict[str, Any] = {
     "data.datasets.*.tree": "Other",
     "data.datasets.*.sample": "other",
     "data.datasets.*.generated": 12345.0,
+    "data.generated.index": 2,
+    "data.generated.times": "genEventCount",
     "identity.duplicates": "drop",
     "processes.*.color": "#123456",
     "processes.*.cross_section.filter_efficiency": 0.5,

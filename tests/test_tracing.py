@@ -304,7 +304,7 @@ def test_what_the_store_keeps_of_modules_is_what_they_hold(
 
     project("analysis/a.py", "from analysis import b\nfrom analysis import c\n")
     first = closure()
-    kept = sorted((tmp_path / "store" / "code" / "modules").iterdir())
+    kept = sorted((tmp_path / "store" / "code").iterdir())
     assert len(kept) == len(first) == 2
     with monkeypatch.context() as patched:
         patched.setattr(tracing, "_parse", None)  # nobody parses again

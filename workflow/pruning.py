@@ -27,7 +27,6 @@ from workflow.lineage import walk
 from workflow.plan import forget_files
 from workflow.provenance import read_record, user, utc
 from workflow.store import LEFT_OVER, STAGE, atomic_write, read_json, results_folder, store_folder
-from workflow.tracing import parsed_modules
 
 HOUSEKEEPING = ("adopted", "clusters", "code", "jobs", "names", "published", "runs")
 """Folders of the store that hold no outputs."""
@@ -350,7 +349,9 @@ def _tidy() -> None:
     for path in (*(store / "code").glob("*.py"), *(store / "code").glob("*.diff")):
         if path.stem not in named:
             path.unlink(missing_ok=True)
-    shutil.rmtree(parsed_modules(), ignore_errors=True)
+    for path in (store / "code").glob("*.json"):  # modules as they were parsed: whoever misses one parses again
+        if time.time() - path.stat().st_mtime > LEFT_OVER:
+            path.unlink(missing_ok=True)
     forget_files()
     for path in leftovers():
         with suppress(OSError):  # of another user

@@ -180,7 +180,7 @@ def _module(path: Path, _mtime: int) -> tuple[str, tuple[str, ...]]:
     _states.setdefault(path, _state(path))
     content = path.read_bytes()
     digest = hashlib.sha256(_parser() + str(path.relative_to(ROOT)).encode() + content).hexdigest()
-    kept = parsed_modules() / f"{digest[:32]}.json"
+    kept = store_folder() / "code" / f"{digest[:32]}.json"
     with suppress(OSError, ValueError):  # not there yet
         text, imported = read_json(kept)
         return text, tuple(imported)
@@ -189,11 +189,6 @@ def _module(path: Path, _mtime: int) -> tuple[str, tuple[str, ...]]:
     with suppress(OSError):  # somebody else's store, that one may only read: the next run parses again
         atomic_write(kept, json.dumps([text, imported]))
     return text, imported
-
-
-def parsed_modules() -> Path:
-    """Where the store keeps modules as they were parsed; whoever misses one parses again."""
-    return store_folder() / "code" / "modules"
 
 
 @cache
