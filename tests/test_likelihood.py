@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from analysis.likelihood import Channel, Likelihood, Nuisance
 from analysis.statistics import asimov_significance
 from analysis.table import EventTable
 from analysis.variations import Variation
+from workflow.tasks.statistics import Draft
 
 # jsonschema deprecates what pyhf 0.7.6 validates with; nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
@@ -397,6 +399,29 @@ def scored(toy_table: Callable[..., EventTable]) -> ScoredEvents:
     fold = (table.identity % 5).astype(np.int16)
     scores = {"routed": score(2.0), "ensemble": score(2.5)}
     return ScoredEvents(table, fold, spread=np.zeros_like(scores["routed"]), **scores)
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "routed"])
+def test_a_channel_holds_the_data_of_its_category(scored: ScoredEvents, kind: Any) -> None:
+    table = scored.table
+    settings = ScoreSettings(("background", "higgs"), "higgs", ("other",), 5, "0")
+    scales = Scales(dict.fromkeys(table.processes, 4.0), dict.fromkeys(table.processes, 4 / 3))
+    filled = Filled(scored, scales, settings, kind, with_data=True)
+    slices: Any = SimpleNamespace(
+        bins=8, scored=SimpleNamespace(scores=settings), signals=("higgs",), nuisances={"one": (), "": ()}
+    )
+    recorded = table.process == 2
+    for category, chosen in (("one", table.category == "one"), ("", np.ones(len(table), dtype=np.bool_))):
+        channel = Draft.of(category or "score", category, filled, slices).channel(slices)
+        assert not channel.asimov
+        assert channel.observed.sum() == pytest.approx(table.weight[recorded & chosen].sum(), rel=1e-9)
+        assert set(channel.templates) == {"top", "higgs"}
+        rows = chosen & (table.process == 0) & (table.is_test if kind == "ensemble" else True)
+        expected = (4.0 if kind == "ensemble" else 1.0) * table.weight[rows].sum()
+        assert channel.templates["top"].values.sum() == pytest.approx(expected, rel=1e-9)
+    blind = Draft.of("one", "one", replace(filled, with_data=False), slices).channel(slices)
+    assert blind.asimov
+    np.testing.assert_allclose(blind.observed, sum(template.values for template in blind.templates.values()))
 
 
 @pytest.mark.parametrize("kind", ["ensemble", "routed"])
