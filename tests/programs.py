@@ -1,11 +1,13 @@
-"""Programs that open what the project writes and share no code with it: ROOT, and C++ with onnxruntime."""
+"""Programs that open what the project writes and share no code with it: ROOT, rabbit, and C++ with onnxruntime."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -26,6 +28,55 @@ def run_root(code: str, folder: Path) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.partition("Processing macro.C...")[2].strip()
+
+
+READ_CARD = """
+import json, sys, types
+
+calls = []
+
+
+class Recorder:
+    '''In place of what writes tensors for fits, and needs tensorflow.'''
+
+    def __init__(self, **options):
+        pass
+
+    def __getattr__(self, name):
+        return lambda *given, **options: calls.append([name, *map(plain, given)])
+
+
+def plain(given):
+    if isinstance(given, (list, tuple)):
+        return [plain(each) for each in given]
+    if hasattr(given, "variances"):
+        return {"values": given.values().tolist(), "variances": given.variances().tolist()}
+    return given if isinstance(given, (str, float)) else str(given)
+
+
+sys.modules["rabbit.tensorwriter"] = types.SimpleNamespace(TensorWriter=Recorder)
+import rabbit
+rabbit.tensorwriter = sys.modules["rabbit.tensorwriter"]
+from rabbit.datacard_converter import DatacardConverter
+
+DatacardConverter("datacard.txt").convert_to_hdf5()
+print(json.dumps(calls))
+"""
+
+
+def read_datacard(folder: Path) -> list[list[Any]]:
+    """What rabbit finds in `datacard.txt` of a folder and in its histograms: the calls by which it makes its own model.
+
+    The test is skipped where there is no rabbit.
+    """
+    program = shutil.which("text2hdf5")
+    if program is None:
+        pytest.skip("no rabbit on the PATH (`text2hdf5`)")
+    python = Path(program).with_name("python")
+    done = subprocess.run([python, "-c", READ_CARD], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: list[list[Any]] = json.loads(done.stdout)
+    return found
 
 
 def run_cpp(code: str, folder: Path, *arguments: str) -> str:

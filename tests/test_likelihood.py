@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +19,12 @@ from analysis.errors import UserError
 from analysis.evaluation import Filled, Scales, ScoredEvents, ScoreSettings
 from analysis.expected import expectation
 from analysis.fits import Fits
-from analysis.histograms import Histogram
+from analysis.histograms import Histogram, write_histograms
 from analysis.likelihood import Channel, Likelihood, Nuisance
 from analysis.statistics import asimov_significance
 from analysis.table import EventTable
 from analysis.variations import Variation
+from tests.programs import read_datacard
 from workflow.tasks.statistics import Draft
 
 # jsonschema deprecates what pyhf 0.7.6 validates with; nothing of ours.
@@ -381,6 +383,41 @@ def test_the_datacard_of_channels() -> None:
     assert varied["scale"] == [("search", "top"), ("control", "top")]
     assert varied["tune_control"] == [("control", "top")]
     assert {"top_scaleUp", "top_tune_controlDown", "data_obs"} <= model.histograms()["fit/control"].keys()
+
+
+def test_another_program_reads_the_datacard(tmp_path: Path) -> None:
+    """rabbit's own parser and search for histograms, against the workspace."""
+    model = channels()
+    (tmp_path / "datacard.txt").write_text(model.datacard("histograms.root"))
+    write_histograms(tmp_path / "histograms.root", model.histograms())
+    calls: dict[str, list[list[Any]]] = {}
+    for name, *given in read_datacard(tmp_path):
+        calls.setdefault(name, []).append(given)
+    spec = model.workspace()
+    observed = {each["name"]: each["data"] for each in spec["observations"]}
+    assert {channel for _, channel in calls["add_data"]} == observed.keys()
+    for histogram, channel in calls["add_data"]:
+        assert histogram["values"] == pytest.approx(observed[channel])
+    samples = {(c["name"], s["name"]): s for c in spec["channels"] for s in c["samples"]}
+    found = {(channel, process): histogram for histogram, process, channel in calls["add_process"]}
+    assert found.keys() == samples.keys()
+    for key, histogram in found.items():
+        assert histogram["values"] == pytest.approx(samples[key]["data"])
+        errors = next(m["data"] for m in samples[key]["modifiers"] if m["type"] == "staterror")
+        assert np.sqrt(histogram["variances"]) == pytest.approx(np.array(errors))
+    factors = {(name, channel, process): effect for name, process, channel, effect in calls["add_norm_systematic"]}
+    assert factors == {("luminosity", *key): pytest.approx(1.02) for key in samples}
+    shapes = {(name, channel, process): sides for sides, name, process, channel in calls["add_systematic"]}
+    assert set(shapes) == {
+        ("scale", "search", "top"),
+        ("scale", "control", "top"),
+        ("tune_search", "search", "top"),
+        ("tune_control", "control", "top"),
+    }
+    varied = {channel.name: channel.varied for channel in model.channels}
+    for (name, channel, process), (up, down) in shapes.items():
+        assert up["values"] == pytest.approx(varied[channel][name][process].up.values)
+        assert down["values"] == pytest.approx(varied[channel][name][process].down.values)
 
 
 # From events
