@@ -152,7 +152,7 @@ EDITS: dict[str, tuple[Callable[[Law], None], set[str], dict[str, int]]] = {
         {},
     ),
     "the code of a step": (
-        edited("workflow/tasks/statistics.py", '"clipped": model.clipped', '"clipped": dict(model.clipped)'),
+        edited("workflow/tasks/statistics.py", "channel.name: channel.clipped", "channel.name: dict(channel.clipped)"),
         {STATISTICS, REPORT},
         {STATISTICS: 1},
     ),
