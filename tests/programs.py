@@ -1,4 +1,6 @@
-"""Programs that open what the project writes and share no code with it: ROOT, rabbit, and C++ with onnxruntime."""
+"""Programs that open what the project writes and share no code with it: ROOT, rabbit, poppler, Chromium, and
+C++ with onnxruntime.
+"""
 
 from __future__ import annotations
 
@@ -77,6 +79,17 @@ def read_datacard(folder: Path) -> list[list[Any]]:
     assert done.returncode == 0, done.stdout + done.stderr
     found: list[list[Any]] = json.loads(done.stdout)
     return found
+
+
+def read_pdf(path: Path) -> str:
+    """The text of a PDF as poppler finds it; the test is skipped where there is no poppler."""
+    program = shutil.which("pdftotext")
+    if program is None:
+        pytest.skip("no poppler on the PATH (`pdftotext`)")
+    done = subprocess.run([program, str(path), "-"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return done.stdout
 
 
 def run_cpp(code: str, folder: Path, *arguments: str) -> str:

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from tests.toy import ROOT, Law, replace
+from workflow.tasks.statistics import STATISTICS
 
 
 def summary_of(law: Law, analysis: str, *arguments: str) -> dict[str, Any]:
@@ -20,6 +21,16 @@ def summary_of(law: Law, analysis: str, *arguments: str) -> dict[str, Any]:
     folder = law.home / analysis
     law("Report", "--analysis", str(folder) if folder.exists() else analysis, *arguments)
     (link,) = law.results.glob(f"{analysis}*")
+    for name in (
+        *STATISTICS,
+        "ensemble.onnx",
+        "report.html",
+        "run.json",
+        "scores/*.root",
+        "plots/*.pdf",
+        "plots/*.png",
+    ):
+        assert [path for path in link.glob(name) if path.stat().st_size], f"{link}: {name}"
     content: dict[str, Any] = json.loads((link / "summary.json").read_text())
     jsonschema.validate(content, json.loads((ROOT / "docs" / "summary.schema.json").read_text()))
     return content
