@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from analysis.config import Configuration, GeneratedSum
 from workflow.base import Given, Task, branch_of, branches_of
@@ -13,6 +13,8 @@ from workflow.plan import InputFile
 from workflow.store import write_json
 from workflow.tasks.branches import FileWorkflow
 from workflow.tasks.simulate import SimulateEvents
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,10 @@ class Listed:
     generated: GeneratedSum | None
 
 
-class ListInputs(FileWorkflow[Listed]):
-    """Check a file's header and length, its entries and its sum of generated weights; one branch per file."""
+class HeaderWorkflow(FileWorkflow[S]):
+    """A step that reads of each input file what is no event."""
 
-    exclude_index = False
+    exclude_index = True
 
     def workflow_requires(self) -> Any:
         reqs = super().workflow_requires()
@@ -36,13 +38,19 @@ class ListInputs(FileWorkflow[Listed]):
     def requires(self) -> Any:
         return require_file(self, self.branch_data)
 
+    def outside(self) -> Any:
+        return self.branch_data.identity
+
+
+class ListInputs(HeaderWorkflow[Listed]):
+    """Check a file's header and length, its entries and its sum of generated weights; one branch per file."""
+
+    exclude_index = False
+
     def slice(self, config: Configuration) -> Listed:
         dataset = self.branch_data.dataset
         generated = config.generated_of(dataset)
         return Listed(config.tree_of(dataset), generated if isinstance(generated, GeneratedSum) else None)
-
-    def outside(self) -> Any:
-        return self.branch_data.identity
 
     def files(self) -> Sequence[str]:
         return ("inputs.json",)

@@ -14,8 +14,8 @@ from analysis.errors import UserError, nearest
 from analysis.sources import SelectionSettings
 from workflow.base import Given, Task, Workflow, branches_of
 from workflow.store import read_json, write_json
-from workflow.tasks.branches import ChunkWorkflow, FileWorkflow
-from workflow.tasks.inputs import place_of, require_file, workflow_requires_files
+from workflow.tasks.branches import ChunkWorkflow
+from workflow.tasks.inputs import HeaderWorkflow, place_of, require_file, workflow_requires_files
 from workflow.tasks.select import Layout, uncut
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class SumVariations(VariationWorkflow[SumSlice], ChunkWorkflow[SumSlice]):
         write_json(out / "sums.json", {process: asdict(own) for process, own in sums.items()})
 
 
-class ReadSums(VariationWorkflow[GeneratedSum], FileWorkflow[GeneratedSum]):
+class ReadSums(VariationWorkflow[GeneratedSum], HeaderWorkflow[GeneratedSum]):
     """Read the sum of weights that one function varies over all generated events, from files that declare it."""
 
     exclude_index = False
@@ -122,19 +122,8 @@ class ReadSums(VariationWorkflow[GeneratedSum], FileWorkflow[GeneratedSum]):
     def known(self) -> Collection[str]:
         return self.plan.config.varied_sums
 
-    def workflow_requires(self) -> Any:
-        reqs = super().workflow_requires()
-        reqs.update(workflow_requires_files(self, set(self.branch_map.values())))
-        return reqs
-
-    def requires(self) -> Any:
-        return require_file(self, self.branch_data)
-
     def slice(self, config: Configuration) -> GeneratedSum:
         return config.varied_sums[self.varied]
-
-    def outside(self) -> Any:
-        return self.branch_data.identity
 
     def files(self) -> Sequence[str]:
         return ("sum.json",)
