@@ -243,7 +243,7 @@ class UpDown(Section):
     down: Name | None = None
 
 
-class VariedSums(Section):
+class GeneratedSums(Section):
     """Where files keep the sums of the weights that `up` and `down` give."""
 
     up: GeneratedSum
@@ -269,7 +269,7 @@ class NuisanceSettings(Section):
 
     norm: Annotated[float, Field(gt=0, lt=1)] | tuple[Positive, Positive] | None = None
     weight: UpDown | None = None
-    generated: VariedSums | None = None
+    generated: GeneratedSums | None = None
     shift: UpDown | None = None
     sample: UpDown | None = None
     processes: tuple[Name, ...] = ()

@@ -21,6 +21,8 @@ from analysis.variations import Variation, Varied, effects, same, settle, split
 
 STRENGTH = "mu"
 """The parameter of interest."""
+WHOLE = "score"
+"""What the channel is called where a single one holds all events."""
 FOLDER = "fit"
 """Where the templates are in the file of histograms, in a folder for each channel."""
 STATISTICAL = "staterror_"

@@ -16,6 +16,7 @@ from typing import Any
 
 from analysis.costs import amount, energy
 from analysis.evaluation import PATTERN_EVENTS
+from analysis.likelihood import WHOLE
 from analysis.page import Image, environment
 from analysis.selection import Cutflow
 
@@ -114,7 +115,7 @@ def render(content: ReportContent) -> str:
         name=content.name,
         summary={"targets": {}, "spectators": {}} | dict(summary),
         systematics=systematics,
-        channels=bool({line.channel for line in systematics} - {"–", "score"}),
+        channels=bool({line.channel for line in systematics} - {"–", WHOLE}),
         samples=_samples(summary),
         test=metrics["test"],
         limit=_limit(summary["expectation"]),

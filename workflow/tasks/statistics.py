@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from analysis.likelihood import Channel, Likelihood, Nuisance
     from analysis.metrics import FloatArray
     from analysis.variations import Treatment, Variation
+    from analysis.weights import Totals
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,6 @@ class StatisticsSlice:
     blinded: bool
 
 
-WHOLE = "score"
-"""The channel of a likelihood that has a single one."""
 STATISTICS = ("histograms.json", "histograms.root", "workspace.json", "datacard.txt")
 """Outputs that a user finds by these names."""
 
@@ -88,6 +88,8 @@ class WriteStatistics(Task[StatisticsSlice]):
         }
 
     def slice(self, config: Configuration) -> StatisticsSlice:
+        from analysis.likelihood import WHOLE
+
         channels = {name: name for name in config.outputs.channels} or {WHOLE: ""}
         return StatisticsSlice(
             scored=ScoredSlice.of(config, (), tuple(config.weight_variations)),
@@ -119,8 +121,9 @@ class WriteStatistics(Task[StatisticsSlice]):
         filled = Filled(events, scales, scores, s.kind, with_data=not s.blinded and bool(scores.collision))
         histograms = filled.folders(s.bins)
         drafts = [Draft.of(name, category, filled, s) for name, category in s.channels.items()]
+        totals = cache(partial(load_totals, given.made, s.scored.sums))  # read once, if a variation asks
         for variation in s.variations:  # one after the other: shifted events are as many as the others
-            sides = sides_of(filled, variation, s, given.made)
+            sides = sides_of(filled, variation, s, given.made, totals)
             for draft in drafts:
                 draft.vary(variation, sides)
             folders = [side.folders(s.bins, filled.categories) for side in sides]
@@ -198,15 +201,18 @@ def systematics(model: Likelihood, settings: StatisticsSlice) -> dict[str, Any]:
 
 
 def sides_of(
-    filled: Filled, variation: VariationSlice, settings: StatisticsSlice, made: Mapping[str, Any]
+    filled: Filled,
+    variation: VariationSlice,
+    settings: StatisticsSlice,
+    made: Mapping[str, Any],
+    totals: Callable[[], Mapping[str, Totals]],
 ) -> list[Filled]:
     """What histograms are filled with for a variation: up, and down unless that is the mirror image."""
     if variation.kind == "weight":
-        totals = load_totals(made, settings.scored.sums)
         sides = []
         for name in variation.names:
             declared = load_declared(made, name, settings.scored.sums.owners)
-            generated = {process: (totals[process].generated, varied) for process, varied in declared.items()}
+            generated = {process: (totals()[process].generated, varied) for process, varied in declared.items()}
             sums, keeps_norm = load_sums(made, name), variation.keeps_norm
             sides.append(filled.weighted(name, sums, variation.processes, keeps_norm=keeps_norm, generated=generated))
         return sides
@@ -224,13 +230,14 @@ def sides_of(
                 )
             factor = 1.0
             if variation.keeps_norm:
-                factor = yield_of(made, settings.scored, process) / yield_of(own, settings.others[name], name)
+                theirs = load_totals(own, settings.others[name].sums)
+                factor = yield_of(totals(), settings.scored, process) / yield_of(theirs, settings.others[name], name)
             side = side.standing_for(process, factor)
         found.append(side)
     return found
 
 
-def yield_of(made: Mapping[str, Any], settings: ScoredSlice, process: str) -> float:
+def yield_of(totals: Mapping[str, Totals], settings: ScoredSlice, process: str) -> float:
     """Expected events of a process before any selection.
 
     Raises:
@@ -238,8 +245,7 @@ def yield_of(made: Mapping[str, Any], settings: ScoredSlice, process: str) -> fl
     """
     from analysis.weights import Totals
 
-    own = load_totals(made, settings.sums).get(process, Totals())
-    expected = settings.table.normalisations[process].total(process, own)
+    expected = settings.table.normalisations[process].total(process, totals.get(process, Totals()))
     if not expected > 0:
         raise UserError(
             f"Process {process!r}: its weights sum to {expected:g} before any selection, so that no other sample can "
